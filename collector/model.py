@@ -123,6 +123,11 @@ class Table:
     sensitive: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """Names of the calls that read this table, the bulk tag call included."""
+        return (self.list.name, self.describe.name, self.tags.name, "GetResources")
+
 
 @dataclass(frozen=True, slots=True)
 class Account:

@@ -1,0 +1,521 @@
+"""Every setting of a run, once: name, type, default, help. Flags and files derive from it.
+
+`Settings(...)` reads nothing but its arguments, so a library call depends on no environment.
+`load_settings` layers the command line over COLLECTOR_* variables over a YAML file over defaults.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from collector.errors import ConfigurationError
+from collector.model import Table
+from collector.tables import DEFAULT, load_table
+
+ENV_PREFIX = "COLLECTOR_"
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+_SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_ACCOUNT_ID = re.compile(r"\d{12}")
+_REGION = re.compile(r"[a-z]{2,3}(-[a-z]+)+-\d+")
+_ORGANIZATION_UNIT = re.compile(r"(ou-[0-9a-z]{4,32}-[0-9a-z]{8,32}|r-[0-9a-z]{4,32})")
+_LATER = "is not part of this release yet; leave it out"
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from ``90s``, ``10m``, ``24h``, ``7d``, ``250ms`` or a number of seconds."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if math.isfinite(value) and value >= 0:
+            return float(value)
+    elif isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
+        return float(match[1]) * _SECONDS[match[2]]
+    raise ValueError(f"{value!r} is not a duration such as 90s, 10m, 24h or 7d")
+
+
+def parse_time(value: str, now: float) -> float:
+    """Epoch seconds from a date, a timestamp (UTC unless it has an offset) or an age (90d)."""
+    text = value.strip()
+    if _DURATION.fullmatch(text) and not text.replace(".", "").isdigit():
+        return now - parse_duration(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"{value!r} is not a date (2026-01-31), a timestamp (2026-01-31T12:00:00Z) "
+            "or an age (90d)"
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _words(value: Any) -> Any:
+    """A comma list (or a list of them) as a tuple of words; anything else as it is."""
+    if isinstance(value, str):
+        value = value.split(",")
+    if isinstance(value, list | tuple):
+        return tuple(
+            word
+            for item in value
+            for word in (
+                [part.strip() for part in item.split(",")] if isinstance(item, str) else [item]
+            )
+            if word != ""
+        )
+    return value
+
+
+def _pairs(value: Any) -> Any:
+    """``OP=N`` items (a string, a comma list or a list of them) as a mapping."""
+    if isinstance(value, Mapping) or not isinstance(value, str | list | tuple):
+        return value
+    pairs = {}
+    for item in _words(value):
+        key, equals, amount = str(item).partition("=")
+        if not (equals and key.strip() and amount.strip()):
+            raise ValueError(f"{item!r} is not of the form NAME=VALUE")
+        pairs[key.strip()] = amount.strip()
+    return pairs
+
+
+def _account_ids(value: Any) -> Any:
+    """Account ids from a comma list, a list, or what YAML makes of unquoted ones."""
+    ids = (value,) if isinstance(value, int) else _words(value)
+    if not isinstance(ids, tuple):
+        raise ValueError(f"{value!r} is not a list of account ids")  # noqa: TRY004
+    for item in ids:
+        # YAML reads an unquoted id that starts with 0 as another number.
+        if isinstance(item, bool) or not _ACCOUNT_ID.fullmatch(str(item)):
+            raise ValueError(f"{item!r} is not a 12-digit account id (in YAML, quote account ids)")
+    return tuple(dict.fromkeys(str(item) for item in ids))
+
+
+def _accounts(value: Any) -> Any:
+    if isinstance(value, str) and value.strip() in {"current", "organization"}:
+        return value.strip()
+    if not (ids := _account_ids(value)):
+        raise ValueError("takes current, organization or a list of account ids")
+    return ids
+
+
+def _regions(value: Any) -> Any:
+    if value == "all":
+        return value
+    names = _words(value)
+    if not (isinstance(names, tuple) and names):
+        raise ValueError("takes all or a list of regions")
+    for name in names:
+        if not (isinstance(name, str) and _REGION.fullmatch(name)):
+            raise ValueError(f"{name!r} is not the name of a region, such as us-east-1")
+    return tuple(dict.fromkeys(names))
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+
+
+def _setting(default: Any, help_: str, *, group: str, metavar: str = "") -> Any:
+    extra: dict[str, Any] = {"group": group, "metavar": metavar}
+    return Field(default, description=help_, json_schema_extra=extra, validate_default=False)
+
+
+WHAT, HOW, WHERE, FAULTS, SHOWN = "What to read", "How to read", "Output", "Guarantees", "Display"
+
+
+class Settings(BaseSettings):
+    """Settings of one run; every one has a default, and none is read from the environment here.
+
+    Raises pydantic.ValidationError (a ValueError) that lists every bad setting at once.
+    """
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, enable_decoding=False
+    )
+
+    table: str = _setting(DEFAULT, "Table to fill.", group=WHAT, metavar="NAME")
+    accounts: Annotated[tuple[str, ...] | str, BeforeValidator(_accounts)] = _setting(
+        "current",
+        "Accounts to read: current, organization (every ACTIVE account), or a list of ids.",
+        group=WHAT,
+        metavar="WHICH",
+    )
+    role_name: str | None = _setting(
+        None,
+        "Role assumed in every account but the caller's own; a path may precede it (path/Name).",
+        group=WHAT,
+        metavar="NAME",
+    )
+    external_id: str | None = _setting(
+        None, "External id given when the role is assumed.", group=WHAT, metavar="X"
+    )
+    role_session_name: str = _setting(
+        "aws-resource-collector",
+        "Session name of the assumed role, as CloudTrail shows it.",
+        group=WHAT,
+        metavar="S",
+    )
+    include_ou: Words = _setting(
+        (),
+        "With accounts=organization: only accounts below these organizational units (or roots).",
+        group=WHAT,
+        metavar="OU,OU",
+    )
+    exclude_accounts: Annotated[tuple[str, ...], BeforeValidator(_account_ids)] = _setting(
+        (), "Accounts never to read.", group=WHAT, metavar="ID,ID"
+    )
+    regions: Annotated[tuple[str, ...] | str, BeforeValidator(_regions)] = _setting(
+        "all",
+        "Regions to read: all that are enabled for the account and have the service, or a list.",
+        group=WHAT,
+        metavar="all|R,R",
+    )
+    created_after: str | None = _setting(
+        None, "Only jobs created after this date, timestamp or age (90d).", group=WHAT, metavar="T"
+    )
+    created_before: str | None = _setting(
+        None, "Only jobs created before this date, timestamp or age.", group=WHAT, metavar="T"
+    )
+    status: str | None = _setting(
+        None, "Only jobs that have this status when they are listed.", group=WHAT, metavar="S"
+    )
+    profile: str | None = _setting(
+        None, "Named AWS profile; AWS_PROFILE works as well.", group=WHAT, metavar="NAME"
+    )
+    endpoint_url: str | None = _setting(
+        None,
+        "Send every call here instead of to AWS; AWS_ENDPOINT_URL works as well.",
+        group=WHAT,
+        metavar="URL",
+    )
+
+    tags: Literal["bulk", "each", "none"] = _setting(
+        "bulk",
+        "Read tags a page at a time (bulk), one job at a time (each), or not at all (none).",
+        group=HOW,
+    )
+    max_in_flight: int = _setting(
+        128, "Calls under way at once, over all accounts and regions.", group=HOW, metavar="N"
+    )
+    max_rate: Annotated[dict[str, float], BeforeValidator(_pairs)] = _setting(
+        {},
+        "Calls a second of an operation, at most, in each account and region; repeatable.",
+        group=HOW,
+        metavar="OP=N",
+    )
+    headroom: float = _setting(
+        1.0,
+        "Share of the discovered rate to use; 0.5 leaves half to others.",
+        group=HOW,
+        metavar="F",
+    )
+    connect_timeout: Duration = _setting(
+        10.0, "Longest wait for a connection.", group=HOW, metavar="D"
+    )
+    read_timeout: Duration = _setting(
+        20.0, "Longest silence of an answer under way.", group=HOW, metavar="D"
+    )
+    call_timeout: Duration = _setting(60.0, "Longest call as a whole.", group=HOW, metavar="D")
+
+    sink: str = _setting(
+        "-",
+        "Where records go: - (stdout), or a path; .gz and .zst compress.",
+        group=WHERE,
+        metavar="URI",
+    )
+    redact: Annotated[dict[str, Literal["values", "matching"]], BeforeValidator(_pairs)] = _setting(
+        {},
+        "Replace a map column's values with ***: all of them (values), or those that look secret "
+        "(matching); repeatable.",
+        group=WHERE,
+        metavar="FIELD=values|matching",
+    )
+    extra: Literal["drop", "keep"] = _setting(
+        "drop",
+        "Members that AWS returns and the table lacks: drop, or keep in _extra.",
+        group=WHERE,
+    )
+    meta: bool = _setting(
+        False, "Add _region, _collected_at and _run_id to each record.", group=WHERE
+    )
+    report: Path | None = _setting(
+        None, "Write the run report here, as JSON.", group=WHERE, metavar="FILE"
+    )
+
+    give_up_after: Duration = _setting(
+        600.0,
+        "How long a target may go without any success before what is left of it is failed.",
+        group=FAULTS,
+        metavar="D",
+    )
+    grace: Duration = _setting(
+        20.0, "Time to finish what is under way after SIGINT or SIGTERM.", group=FAULTS, metavar="D"
+    )
+    allow_incomplete: bool = _setting(
+        False, "Exit 0 instead of 3 when something could not be read.", group=FAULTS
+    )
+    state: str | None = _setting(
+        None, "Folder or prefix for state (a later release).", group=FAULTS, metavar="URI"
+    )
+
+    progress: Literal["auto", "on", "off"] = _setting(
+        "auto", "Progress bar on stderr; auto shows it on a terminal.", group=SHOWN
+    )
+    log_format: Literal["auto", "json", "console"] = _setting(
+        "auto", "Form of the log on stderr; auto is console on a terminal.", group=SHOWN
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", "Least level that is logged; debug adds tracebacks.", group=SHOWN
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+    @field_validator("table")
+    @classmethod
+    def _known_table(cls, value: str) -> str:
+        try:
+            load_table(value)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("include_ou")
+    @classmethod
+    def _organization_units(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for unit in value:
+            if not _ORGANIZATION_UNIT.fullmatch(unit):
+                raise ValueError(f"{unit!r} is not the id of an organizational unit or root")
+        return value
+
+    @field_validator("role_name")
+    @classmethod
+    def _role(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(
+            r"/?([\x21-\x7e]+/)*[\w+=,.@-]{1,64}", value, re.ASCII
+        ):
+            raise ValueError(
+                f"{value!r} is not the name of a role (give Name or path/Name, not an ARN)"
+            )
+        return value.lstrip("/") if value else value
+
+    @field_validator("role_session_name")
+    @classmethod
+    def _session_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[\w+=,.@-]{2,64}", value, re.ASCII):
+            raise ValueError("takes 2 to 64 letters, digits and any of +=,.@_-")
+        return value
+
+    @field_validator("external_id")
+    @classmethod
+    def _external(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[\w+=,.@:/-]{2,1224}", value, re.ASCII):
+            raise ValueError("takes 2 to 1224 letters, digits and any of +=,.@:/_-")
+        return value
+
+    @field_validator("created_after", "created_before", mode="before")
+    @classmethod
+    def _time(cls, value: object) -> object:
+        if value is None:
+            return None
+        # YAML makes dates and datetimes of what looks like them.
+        text = value.isoformat() if hasattr(value, "isoformat") else value
+        if not isinstance(text, str):
+            raise ValueError(f"{value!r} is not a date, a timestamp or an age")  # noqa: TRY004
+        parse_time(text, 0.0)
+        return text
+
+    @field_validator("max_in_flight")
+    @classmethod
+    def _in_flight(cls, value: int) -> int:
+        if not 1 <= value <= 10_000:  # noqa: PLR2004
+            raise ValueError("takes 1 to 10000")
+        return value
+
+    @field_validator("headroom")
+    @classmethod
+    def _share(cls, value: float) -> float:
+        if not 0 < value <= 1:
+            raise ValueError("takes a number above 0, up to 1")
+        return value
+
+    @field_validator("max_rate")
+    @classmethod
+    def _rates(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        known = _table_of(info).operations
+        for operation, rate in value.items():
+            if operation not in known:
+                near = difflib.get_close_matches(operation, known, 1) or [", ".join(known)]
+                raise ValueError(f"there is no operation {operation!r}; did you mean {near[0]}?")
+            if not (math.isfinite(rate) and rate > 0):
+                raise ValueError(f"{operation} takes a number of calls a second above 0")
+        return value
+
+    @field_validator("status")
+    @classmethod
+    def _known_status(cls, value: str | None, info: ValidationInfo) -> str | None:
+        known = _table_of(info).statuses
+        if value is not None and value not in known:
+            raise ValueError(f"{value!r} is not one of {', '.join(known)}")
+        return value
+
+    @field_validator("redact")
+    @classmethod
+    def _redactable(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        known = _table_of(info).sensitive
+        for column in value:
+            if column not in known:
+                raise ValueError(f"takes {' and '.join(known)}, not {column!r}")
+        return value
+
+    @field_validator("connect_timeout", "read_timeout", "call_timeout")
+    @classmethod
+    def _some_time(cls, value: float) -> float:
+        if value <= 0:
+            raise ValueError("takes a time above 0")
+        return value
+
+    @field_validator("state")
+    @classmethod
+    def _no_state_yet(cls, value: str | None) -> str | None:
+        if value is not None:
+            raise ValueError(_LATER)
+        return value
+
+    @field_validator("sink")
+    @classmethod
+    def _sink_scheme(cls, value: str) -> str:
+        if not value:
+            raise ValueError("is empty; give - for stdout, or a path")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.accounts == "organization" and not self.role_name:
+            raise ValueError(
+                "accounts=organization needs role_name, the role to assume in each account"
+            )
+        if self.include_ou and self.accounts != "organization":
+            raise ValueError("include_ou narrows accounts=organization only")
+        return self
+
+
+def _table_of(info: ValidationInfo) -> Table:
+    return load_table(info.data.get("table", DEFAULT))
+
+
+def load_settings(
+    flags: Mapping[str, Any],
+    *,
+    file: str | Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Settings from ``flags`` over ``environ`` (COLLECTOR_*) over a YAML ``file`` over defaults.
+
+    Raises ConfigurationError that names every unknown or bad key, and where it stands.
+    """
+    environment = _from_environment(environ or {})
+    layers: list[tuple[str, dict[str, Any]]] = [
+        ("--{dashed}", dict(flags)),
+        (ENV_PREFIX + "{upper}", environment),
+        (f"{file}: {{name}}", _from_file(file) if file else {}),
+    ]
+
+    class Layered(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *_: PydanticBaseSettingsSource, **__: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return tuple(InitSettingsSource(settings_cls, values) for _, values in layers)
+
+    try:
+        return Layered()
+    except ValidationError as error:
+        lines = [_explain(item, layers) for item in error.errors()]
+        raise ConfigurationError("\n".join(dict.fromkeys(lines))) from error
+
+
+def setting_fields() -> dict[str, FieldInfo]:
+    """Every setting by name, in the order of the help."""
+    return dict(Settings.model_fields)
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """COLLECTOR_* variables that are no setting, for a warning.
+
+    Not an error: Kubernetes itself sets such variables for a Service called "collector".
+    """
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in (*setting_fields(), "config")}
+    return sorted(name for name in environ if name.startswith(ENV_PREFIX) and name not in known)
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {key.lower(): value for key, value in environ.items() if value != ""}
+    return dict(source())
+
+
+def _from_file(file: str | Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot read the settings file {file}: {error.strerror}."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise ConfigurationError(f"The settings file {file}{line} is not valid YAML.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"The settings file {file} must hold a mapping of settings.")
+    # A key without a value is a default left open, not a wrong value.
+    return {str(k).replace("-", "_"): v for k, v in content.items() if v is not None}
+
+
+def _explain(item: Any, layers: list[tuple[str, dict[str, Any]]]) -> str:
+    """One sentence for one pydantic error: where the value stands and what is wrong with it."""
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if not item["loc"]:
+        return f"{message[:1].upper()}{message[1:]}."
+    name = str(item["loc"][0])
+    path = ".".join(str(part) for part in item["loc"] if "[" not in str(part))
+    where = path
+    for form, values in layers:
+        if name in values:
+            where = form.format(dashed=path.replace("_", "-"), upper=path.upper(), name=path)
+            break
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, setting_fields(), 1)
+        message = "no such setting" + (f", did you mean {near[0]}?" if near else "")
+    return f"{where}: {message}" + ("" if message.endswith(("?", ".")) else ".")
