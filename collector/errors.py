@@ -57,7 +57,7 @@ class CallError(CollectorError):
 
     ``code`` is AWS's error code (or the kind of network fault), ``status`` the HTTP status (0
     where none came), ``request_id`` AWS's id of the call, ``retry_after`` the seconds that the
-    service asked to wait, or None.
+    service asked to wait, or None; ``attempts`` counts the requests made for the call.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class CallError(CollectorError):
         self.status = status
         self.request_id = request_id
         self.retry_after = retry_after
+        self.attempts = 1
         super().__init__(str(self))
 
     def __str__(self) -> str:

@@ -1,0 +1,282 @@
+"""One AWS call as the rest of the collector makes it: paced, signed, sent, understood, retried."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from random import random as system_random
+from typing import Any, Literal
+
+import orjson
+
+from collector.aws.retry import (
+    NETWORK_ERRORS,
+    RETRYABLE,
+    again,
+    as_not_found,
+    network_error,
+    read_built,
+    read_json,
+)
+from collector.aws.sessions import CredentialSource, Sdk
+from collector.aws.throttle import Limits
+from collector.aws.wire import Answer, Template, Wire
+from collector.errors import (
+    CallError,
+    ClockError,
+    DeniedError,
+    ExpiredError,
+    RejectedError,
+    ThrottledError,
+)
+from collector.events import CallEnded, Observer
+from collector.model import Wire as Members
+
+_REPAIRS = 2
+"""How often one call may find its credentials expired, or the clock wrong, before it is refused."""
+
+
+class Patience:
+    """How long failures are borne: until ``give_up_after`` seconds pass without any success.
+
+    Shared by the calls of one target, so that a job is tried as long as others get through.
+    """
+
+    def __init__(self, give_up_after: float, clock: Callable[[], float]) -> None:
+        self._give_up_after = give_up_after
+        self._clock = clock
+        self._failing_since: float | None = None
+
+    def success(self) -> None:
+        self._failing_since = None
+
+    def failure(self) -> None:
+        if self._failing_since is None:
+            self._failing_since = self._clock()
+
+    @property
+    def lost(self) -> bool:
+        """True once it is time to give up."""
+        since = self._failing_since
+        return since is not None and self._clock() - since >= self._give_up_after
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who calls where: an account's keys, a region, and how long failures are borne there."""
+
+    account_id: str
+    region: str
+    credentials: CredentialSource
+    patience: Patience
+
+
+class AwsClient:
+    """Makes calls for any account, region and service over one wire.
+
+    ``slots`` bounds the calls in flight over all of them. `json` and `built` raise CallError (see
+    `errors.py`) once a call has failed for good.
+    """
+
+    def __init__(
+        self,
+        sdk: Sdk,
+        wire: Wire,
+        limits: Limits,
+        *,
+        slots: asyncio.Semaphore,
+        observe: Observer,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        random: Callable[[], float] = system_random,
+    ) -> None:
+        self.sdk = sdk
+        self.wire = wire
+        self.limits = limits
+        self.clock = clock
+        self.sleep = sleep
+        self.observe = observe
+        self.random = random
+        self._slots = slots
+
+    async def admit(self, access: Access, operation: str) -> None:
+        """Wait for the limit's permit and a free slot; pass ``admitted=True`` to the call then."""
+        await self.limits.of((access.account_id, access.region, operation)).acquire()
+        await self._slots.acquire()
+
+    def release(self) -> None:
+        """Give back the slot of an admitted call."""
+        self._slots.release()
+
+    async def json(
+        self,
+        access: Access,
+        service: str,
+        operation: str,
+        params: Mapping[str, Any],
+        *,
+        required: tuple[str, ...] = (),
+        not_found: tuple[tuple[str, str], ...] = (),
+        attempts: int | None = None,
+        admitted: bool = False,
+    ) -> Members:
+        """A JSON-protocol call: the hot path.
+
+        ``attempts`` bounds the attempts made here; None tries until the patience is lost.
+        """
+
+        def read(answer: Answer) -> Members:
+            try:
+                return read_json(operation, answer, required)
+            except CallError as error:
+                raise as_not_found(error, not_found) from None
+
+        try:
+            template = await self.sdk.template(service, access.region, operation)
+            body = orjson.dumps(params)
+        except BaseException:
+            if admitted:
+                self.release()
+            raise
+        return await _Call(self, access, template, body, read).make(attempts, admitted=admitted)
+
+    async def built(
+        self,
+        access: Access,
+        service: str,
+        operation: str,
+        params: Mapping[str, Any],
+        *,
+        required: tuple[str, ...] = (),
+    ) -> Members:
+        """A call of any protocol, its request built and its answer parsed by the SDK."""
+        built = await self.sdk.build(service, access.region, operation, params)
+
+        def read(answer: Answer) -> Members:
+            return read_built(built, answer, required)
+
+        return await _Call(self, access, built.template, built.body, read).make(None)
+
+
+@dataclass(slots=True)
+class _Call:
+    """One call and its attempts."""
+
+    client: AwsClient
+    access: Access
+    template: Template
+    body: bytes
+    read: Callable[[Answer], Members]
+    started: float = 0.0
+    attempts: int = 0
+    repairs: int = 0
+
+    async def make(self, most: int | None, *, admitted: bool = False) -> Members:
+        try:
+            return await self._attempt(admitted=admitted)
+        except RETRYABLE as error:
+            failed: list[CallError] = [error]
+        except CallError as error:
+            self._report(error)
+            raise
+
+        # tenacity is only set up for the few calls that need it; it is told of the failure above.
+        async def attempt() -> Members:
+            if failed:
+                raise failed.pop()
+            return await self._attempt(admitted=False)
+
+        try:
+            return await again(
+                attempt,
+                may_retry=lambda error: self._may_retry(error, most),
+                on_retry=lambda error: self._report(error, retried=True),
+                sleep=self.client.sleep,
+                random=self.client.random,
+            )
+        except CallError as error:
+            self._report(error)
+            final = _refused(error) if isinstance(error, ExpiredError | ClockError) else error
+            final.attempts = self.attempts
+            raise final from error.__cause__
+
+    def _may_retry(self, error: CallError, most: int | None) -> bool:
+        if isinstance(error, ExpiredError | ClockError):
+            self.repairs += 1
+            return self.repairs <= _REPAIRS
+        return not self.access.patience.lost and (most is None or self.attempts < most)
+
+    async def _attempt(self, *, admitted: bool) -> Members:
+        """One attempt, admitted, sent and read; tells the limit and the patience how it went."""
+        client, access, operation = self.client, self.access, self.template.operation
+        if not admitted:
+            await client.admit(access, operation)
+        self.started = client.clock()
+        self.attempts += 1
+        try:
+            answer = await self._send()
+        except CallError as error:
+            if isinstance(error, ThrottledError):
+                client.limits.of((access.account_id, access.region, operation)).throttled()
+            if isinstance(error, RETRYABLE):
+                access.patience.failure()
+            else:
+                access.patience.success()  # a definite answer, if not the one hoped for
+            raise
+        finally:
+            client.release()
+        access.patience.success()
+        self._report(None)
+        return answer
+
+    async def _send(self) -> Members:
+        """Raises CallError, whatever went wrong."""
+        keys = await self.access.credentials.get()
+        wire = self.client.wire
+        try:
+            answer = await wire.send(self.template, self.body, keys)
+        except NETWORK_ERRORS as error:
+            raise network_error(self.template.operation, error) from error
+        try:
+            return self.read(answer)
+        except ExpiredError:
+            self.access.credentials.expire(keys)
+            raise
+        except ClockError as error:
+            if wire.correct_clock(answer):
+                raise
+            # The clock was right, so the signature itself is wrong: the secret key, most likely.
+            raise _refused(error) from error
+
+    def _report(self, error: CallError | None, *, retried: bool = False) -> None:
+        result: Literal["ok", "throttled", "faulted", "refused"] = "ok"
+        if isinstance(error, ThrottledError):
+            result = "throttled"
+        elif isinstance(error, RETRYABLE):
+            result = "faulted"
+        elif error is not None:
+            result = "refused"
+        self.client.observe(
+            CallEnded(
+                self.access.account_id,
+                self.access.region,
+                self.template.operation,
+                result,
+                retried,
+                self.client.clock() - self.started,
+            )
+        )
+
+
+def _refused(error: CallError) -> CallError:
+    """The final error behind a repair that did not help."""
+    kind = DeniedError if isinstance(error, ExpiredError) else RejectedError
+    return kind(
+        error.operation,
+        error.code,
+        error.message,
+        status=error.status,
+        request_id=error.request_id,
+    )

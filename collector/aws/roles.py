@@ -1,0 +1,99 @@
+"""Assumed roles: one AssumeRole for each account, whatever the number of its regions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from collector.aws.client import Access, AwsClient
+from collector.aws.retry import RETRYABLE
+from collector.aws.sigv4 import Credentials
+from collector.errors import CallError, DeniedError
+
+REFRESH_AHEAD = 300.0
+"""Seconds before the end of a session at which it is renewed, or a fifth of short ones' life."""
+
+
+class RoleCredentials:
+    """Keys of one account's role, assumed when first needed and renewed ahead of time.
+
+    A refusal is remembered, so that the regions of an account that denies the role cost one call.
+    """
+
+    def __init__(
+        self,
+        sts: AwsClient,
+        access: Access,
+        *,
+        role_arn: str,
+        session_name: str,
+        external_id: str | None,
+        now: Callable[[], float],
+    ) -> None:
+        self._sts = sts
+        self._access = access
+        self._params: dict[str, Any] = {"RoleArn": role_arn, "RoleSessionName": session_name}
+        if external_id:
+            self._params["ExternalId"] = external_id
+        self._now = now
+        self._keys: Credentials | None = None
+        self._renew_at = 0.0
+        self._refusal: CallError | None = None
+        self._assuming = asyncio.Lock()
+
+    async def get(self) -> Credentials:
+        if self._refusal is not None:
+            raise self._refusal
+        if self._keys is not None and self._now() < self._renew_at:
+            return self._keys
+        async with self._assuming:
+            if self._refusal is not None:
+                raise self._refusal
+            if self._keys is None or self._now() >= self._renew_at:
+                await self._assume()
+            if self._keys is None:
+                raise RuntimeError("AssumeRole brought no keys")
+            return self._keys
+
+    def expire(self, used: Credentials) -> None:
+        if self._keys is used:
+            self._keys = None
+
+    async def _assume(self) -> None:
+        try:
+            answer = await self._sts.built(
+                self._access, "sts", "AssumeRole", self._params, required=("Credentials",)
+            )
+        except RETRYABLE as error:
+            if self._keys is None or self._now() >= (self._keys.expires or 0.0):
+                # Retried already, for as long as the patience goes: not again for each region.
+                self._refusal = error
+                raise
+            self._renew_at = self._now() + 1.0  # the old keys still serve; try again soon
+            return
+        except CallError as error:
+            self._refusal = error
+            raise
+        given = answer["Credentials"]
+        expires = _epoch(given["Expiration"])
+        lifetime = expires - self._now()
+        self._keys = Credentials(
+            given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], expires
+        )
+        self._renew_at = expires - min(REFRESH_AHEAD, lifetime / 5)
+
+
+def denied_role(error: CallError, role_arn: str) -> str:
+    """One sentence for a role that cannot be assumed."""
+    if isinstance(error, DeniedError):
+        return (
+            f"Role {role_arn} cannot be assumed: it does not exist, does not trust the caller "
+            f"(check its trust policy and the external id), or the caller may not sts:AssumeRole."
+        )
+    return f"Role {role_arn} cannot be assumed: {error}"
+
+
+def _epoch(value: Any) -> float:
+    return value.timestamp() if isinstance(value, datetime) else float(value)

@@ -1,0 +1,320 @@
+"""Which accounts and which regions: the targets of a run.
+
+Sources: Organizations API reference (ListAccounts, ListAccountsForParent,
+ListOrganizationalUnitsForParent), Account Management (ListRegions), EC2 (DescribeRegions).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from collector.aws.client import Access, AwsClient, Patience
+from collector.aws.retry import RETRYABLE
+from collector.aws.roles import RoleCredentials, denied_role
+from collector.aws.sessions import CallerCredentials, CredentialSource
+from collector.errors import (
+    CallError,
+    ConfigurationError,
+    CredentialsError,
+    DeniedError,
+    DiscoveryError,
+    NotEnabledError,
+    RejectedError,
+)
+from collector.events import Observer, Warned
+from collector.model import Account, Outcome, Table, Target
+from collector.settings import Settings
+
+EVERY_REGION = "*"
+"""Region of the one target that stands for an account whose regions could not be found out."""
+
+_ACCOUNTS_AT_ONCE = 16
+_STARTUP_PATIENCE = 60.0
+"""Seconds: a person waits at the start, so the first calls give up sooner than the crawl."""
+
+_LIST_REGIONS_PAGE = 50
+_ENABLED = ("ENABLED", "ENABLED_BY_DEFAULT")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the caller is: account id, ARN and the partition that the ARN names."""
+
+    account_id: str
+    arn: str
+    partition: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """An account none of whose regions can be read, and why."""
+
+    target: Target
+    outcome: Outcome
+    error: str
+
+
+class Targets:
+    """Finds accounts and regions, and holds the credentials of each account."""
+
+    def __init__(
+        self, settings: Settings, table: Table, control: AwsClient, observe: Observer
+    ) -> None:
+        self._settings = settings
+        self._table = table
+        self._client = control
+        self._observe = observe
+        self._home = control.sdk.home_region(() if settings.regions == "all" else settings.regions)
+        self._caller = CallerCredentials(control.sdk)
+        self._sources: dict[str, CredentialSource] = {}
+        self._identity: Identity | None = None
+
+    def _access(self, account_id: str, source: CredentialSource, give_up_after: float) -> Access:
+        patience = Patience(give_up_after, self._client.clock)
+        return Access(account_id, self._home, source, patience)
+
+    async def identity(self) -> Identity:
+        """The caller. Raises CredentialsError, with one sentence, if there are no good keys."""
+        if self._identity is None:
+            give_up = min(_STARTUP_PATIENCE, self._settings.give_up_after)
+            access = self._access("", self._caller, give_up)
+            try:
+                answer = await self._client.built(
+                    access, "sts", "GetCallerIdentity", {}, required=("Account", "Arn")
+                )
+            except RETRYABLE as error:
+                raise CredentialsError(f"AWS cannot be reached: {error}") from error
+            except CallError as error:
+                raise CredentialsError(
+                    f"AWS does not accept the credentials it was given: {error}"
+                ) from error
+            arn = str(answer["Arn"])
+            self._identity = Identity(str(answer["Account"]), arn, arn.split(":")[1])
+        return self._identity
+
+    async def accounts(self) -> list[Account]:
+        """The accounts to read. Raises ConfigurationError or DiscoveryError."""
+        settings, caller = self._settings, await self.identity()
+        if settings.accounts == "current":
+            found = {caller.account_id: ""}
+        elif settings.accounts == "organization":
+            found = await self._organization()
+        else:
+            found = dict.fromkeys(settings.accounts, "")
+        accounts = []
+        for account_id, name in found.items():
+            if account_id in settings.exclude_accounts:
+                continue
+            role = None if account_id == caller.account_id else settings.role_name
+            if role is None and account_id != caller.account_id:
+                raise ConfigurationError(
+                    f"Account {account_id} is not the caller's own ({caller.account_id}): "
+                    "give role_name, the role to assume there."
+                )
+            arn = f"arn:{caller.partition}:iam::{account_id}:role/{role}" if role else None
+            accounts.append(Account(account_id, arn, name))
+        if not accounts:
+            raise DiscoveryError("There is no account left to read: every one found is excluded.")
+        return accounts
+
+    async def _organization(self) -> dict[str, str]:
+        caller = await self.identity()
+        access = self._access(caller.account_id, self._caller, self._settings.give_up_after)
+        found: dict[str, str] = {}
+        try:
+            if self._settings.include_ou:
+                for parent in await self._units_below(access, self._settings.include_ou):
+                    async for member in self._pages(
+                        access, "ListAccountsForParent", "Accounts", ParentId=parent
+                    ):
+                        _add_active(found, member)
+            else:
+                async for member in self._pages(access, "ListAccounts", "Accounts"):
+                    _add_active(found, member)
+        except CallError as error:
+            raise DiscoveryError(
+                f"The organization's accounts cannot be listed ({error}): run this in the "
+                "management or a delegated administrator account with organizations:ListAccounts, "
+                "or name the accounts with --accounts ID,ID."
+            ) from error
+        return found
+
+    async def _units_below(self, access: Access, roots: tuple[str, ...]) -> list[str]:
+        units: list[str] = []
+        waiting = list(dict.fromkeys(roots))
+        while waiting:
+            parent = waiting.pop()
+            if parent in units:
+                continue
+            units.append(parent)
+            below = self._pages(
+                access, "ListOrganizationalUnitsForParent", "OrganizationalUnits", ParentId=parent
+            )
+            waiting += [unit["Id"] async for unit in below]
+        return units
+
+    async def _pages(
+        self, access: Access, operation: str, items: str, **params: str
+    ) -> AsyncIterator[dict[str, str]]:
+        token: str | None = None
+        seen: set[str] = set()
+        while True:
+            page = {**params, "NextToken": token} if token else dict(params)
+            answer = await self._client.built(
+                access, "organizations", operation, page, required=(items,)
+            )
+            for item in answer[items]:
+                yield item
+            token = answer.get("NextToken")
+            if not token:
+                return
+            if token in seen:
+                raise RejectedError(operation, "RepeatedToken", "the same page came twice")
+            seen.add(token)
+
+    def credentials(self, account: Account) -> CredentialSource:
+        """The one source of an account's keys, shared by all its regions."""
+        if account.role_arn is None:
+            return self._caller
+        source = self._sources.get(account.id)
+        if source is None:
+            access = self._access(account.id, self._caller, self._settings.give_up_after)
+            source = self._sources[account.id] = RoleCredentials(
+                self._client,
+                access,
+                role_arn=account.role_arn,
+                session_name=self._settings.role_session_name,
+                external_id=self._settings.external_id,
+                now=self._client.wire.now,
+            )
+        return source
+
+    async def works(self, account: Account) -> bool:
+        """Whether an account's credentials are good, asked where every account can be asked."""
+        access = self._access(account.id, self.credentials(account), _STARTUP_PATIENCE)
+        try:
+            await self._client.built(access, "sts", "GetCallerIdentity", {}, required=("Account",))
+        except NotEnabledError:
+            return False
+        except CallError:
+            return True  # not what was asked: the first answer stands
+        return True
+
+    async def find(self) -> AsyncIterator[Target | Unreachable]:
+        """Every target, account by account, as soon as an account's regions are known."""
+        accounts = await self.accounts()
+        if self._settings.regions != "all":
+            await self._warn_of_unknown_regions(self._settings.regions)
+            for region in self._settings.regions:
+                for account in accounts:
+                    yield Target(account, region)
+            return
+        slots = asyncio.Semaphore(_ACCOUNTS_AT_ONCE)
+
+        async def regions(account: Account) -> list[Target | Unreachable]:
+            async with slots:
+                return await self._targets_of(account)
+
+        tasks = [asyncio.create_task(regions(account)) for account in accounts]
+        try:
+            for done in asyncio.as_completed(tasks):
+                for target in await done:
+                    yield target
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _targets_of(self, account: Account) -> list[Target | Unreachable]:
+        try:
+            await self.credentials(account).get()
+        except CredentialsError as error:
+            return [Unreachable(Target(account, EVERY_REGION), Outcome.FAILED, str(error))]
+        except CallError as error:
+            outcome = Outcome.DENIED if isinstance(error, DeniedError) else Outcome.FAILED
+            sentence = denied_role(error, account.role_arn or "")
+            return [Unreachable(Target(account, EVERY_REGION), outcome, sentence)]
+        with_service = await self.service_regions()
+        known = set(await self._client.sdk.regions("ec2", (await self.identity()).partition))
+        enabled = await self.enabled_regions(account)
+        # A region newer than the installed SDK is tried: better unavailable than left out.
+        return [
+            Target(account, region)
+            for region in (with_service if enabled is None else enabled)
+            if region in with_service or region not in known
+        ]
+
+    async def service_regions(self) -> list[str]:
+        """Regions of the caller's partition that the SDK knows the table's service in."""
+        partition = (await self.identity()).partition
+        return await self._client.sdk.regions(self._table.service, partition)
+
+    async def enabled_regions(self, account: Account) -> list[str] | None:
+        """Regions enabled in an account, sorted; None, with a warning, where nobody tells."""
+        access = self._access(account.id, self.credentials(account), _STARTUP_PATIENCE)
+        refusals = []
+        for ask in (self._list_regions, self._describe_regions):
+            try:
+                return sorted(await ask(access))
+            except CallError as error:
+                refusals.append(f"{error.operation} ({error.code})")
+        self._observe(
+            Warned(
+                f"The enabled regions could not be read by {' or '.join(refusals)}: "
+                "every region that the SDK knows is tried",
+                account.id,
+            )
+        )
+        return None
+
+    async def _list_regions(self, access: Access) -> list[str]:
+        regions: list[str] = []
+        token: str | None = None
+        while True:
+            params = {"MaxResults": _LIST_REGIONS_PAGE, "RegionOptStatusContains": list(_ENABLED)}
+            if token:
+                params["NextToken"] = token
+            answer = await self._client.built(
+                access, "account", "ListRegions", params, required=("Regions",)
+            )
+            regions += [
+                item["RegionName"]
+                for item in answer["Regions"]
+                if item.get("RegionOptStatus") in _ENABLED
+            ]
+            previous, token = token, answer.get("NextToken")
+            if not token:
+                return regions
+            if token == previous:
+                raise RejectedError("ListRegions", "RepeatedToken", "the same page came twice")
+
+    async def _describe_regions(self, access: Access) -> list[str]:
+        answer = await self._client.built(
+            access, "ec2", "DescribeRegions", {}, required=("Regions",)
+        )
+        return [
+            item["RegionName"]
+            for item in answer["Regions"]
+            if item.get("OptInStatus") != "not-opted-in"
+        ]
+
+    async def _warn_of_unknown_regions(self, regions: tuple[str, ...] | str) -> None:
+        known = await self.service_regions()
+        for region in regions:
+            if region not in known:
+                near = difflib.get_close_matches(region, known, 1)
+                hint = f" (did you mean {near[0]}?)" if near else ""
+                self._observe(
+                    Warned(
+                        f"The SDK knows no {self._table.service} in {region}{hint}", region=region
+                    )
+                )
+
+
+def _add_active(found: dict[str, str], member: dict[str, str]) -> None:
+    # State has taken the place of Status, which AWS retired in September 2026.
+    if (member.get("State") or member.get("Status")) == "ACTIVE":
+        found[member["Id"]] = member.get("Name", "")

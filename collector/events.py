@@ -1,0 +1,149 @@
+"""What happens in a run, as frozen values, and the protocol of those who watch.
+
+The stream tells its observers and never asks them: report, progress, log and metrics are all the
+same to it. No imports from the rest of the package but the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from collector.model import Outcome, Target
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """``started_at`` in epoch seconds."""
+
+    run_id: str
+    table: str
+    started_at: float
+    mode: Literal["full", "incremental"]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFound:
+    """A target will be read."""
+
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryEnded:
+    """Every target is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStarted:
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class PageListed:
+    """A page brought ``jobs`` new jobs."""
+
+    target: Target
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """One HTTP request ended. ``result`` says how; ``retried`` that it will be made again."""
+
+    account_id: str
+    region: str
+    operation: str
+    result: Literal["ok", "throttled", "faulted", "refused"]
+    retried: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobEmitted:
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class JobGone:
+    target: Target
+    arn: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailed:
+    """A listed job will not be in the output; ``error`` is one sentence."""
+
+    target: Target
+    arn: str
+    operation: str
+    error: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class BytesDelivered:
+    """``records`` records, ``count`` bytes of NDJSON, were taken by the sink."""
+
+    records: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class FieldsNoted:
+    """Members the table lacks (``drift``) and values of a wrong type (``coerced``), as paths."""
+
+    drift: tuple[str, ...]
+    coerced: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something a person should know. Equal ``message`` are counted together, not repeated."""
+
+    message: str
+    account_id: str = ""
+    region: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetEnded:
+    """``rates`` are calls a second by operation, as last found; ``error`` a sentence or None."""
+
+    target: Target
+    outcome: Outcome
+    seconds: float
+    rates: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """``error`` says why the run as a whole stopped early, or is None."""
+
+    finished_at: float
+    error: str | None = None
+
+
+Event = (
+    RunStarted
+    | TargetFound
+    | DiscoveryEnded
+    | TargetStarted
+    | PageListed
+    | CallEnded
+    | JobEmitted
+    | JobGone
+    | JobFailed
+    | BytesDelivered
+    | FieldsNoted
+    | Warned
+    | TargetEnded
+    | RunEnded
+)
+
+
+class Observer(Protocol):
+    """Anyone who watches a run. Must be quick, must not raise, cannot steer."""
+
+    def __call__(self, event: Event, /) -> None: ...

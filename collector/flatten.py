@@ -1,0 +1,281 @@
+"""Wire answer in, record out: a table is compiled once into plain functions.
+
+The rules of a record are here and nowhere else: which members appear, how each type is written,
+what happens to a value of the wrong type (it is kept out and noted, the record stays valid) and
+to a member that the table does not know (it is noted, and kept under ``_extra`` on request).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any
+
+from collector.model import Column, Record, Table, Type, Wire
+
+INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
+_DAY_MS = 86_400_000
+_FAR = 1e12  # seconds; far outside every year that RFC 3339 can write
+_FIRST_DAY, _LAST_DAY = date(1, 1, 1).toordinal(), date(9999, 12, 31).toordinal()
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
+_days: dict[int, str] = {}
+"""Day since the epoch to ``YYYY-MM-DDT``: the jobs of a page share a few days."""
+
+
+class _Missing:
+    """What a converter returns for a value that must be kept out."""
+
+
+_MISSING = _Missing()
+
+
+@dataclass(slots=True)
+class Notes:
+    """What flattening had to leave out of one answer.
+
+    ``drift`` holds the paths, in AWS's names, of members the table lacks; ``coerced`` the paths,
+    in the table's names, of values that were not of their column's type. A list is marked ``[]``.
+    """
+
+    drift: list[str] = field(default_factory=list)
+    coerced: list[str] = field(default_factory=list)
+
+
+Converter = Callable[[Any, Notes], Any]
+
+
+class Flattener:
+    """A compiled table.
+
+    ``flatten(answer, account_id, tags, notes)`` returns the record: every column of the table, in
+    order, None where AWS returned nothing. It raises nothing, whatever the answer holds.
+    """
+
+    def __init__(self, table: Table, *, keep_extra: bool = False) -> None:
+        self._blank: Record = {column.name: None for column in table.columns}
+        self._columns = tuple(column for column in table.columns if column.provider is not None)
+        self._fill = _compile_members(self._columns, "", "")
+        self._keep_extra = keep_extra
+
+    def __call__(
+        self, answer: Wire, account_id: str, tags: list[str] | None, notes: Notes
+    ) -> Record:
+        record = self._blank.copy()
+        self._fill(answer, record, notes)
+        record["account_id"] = account_id
+        record["tags"] = tags
+        if self._keep_extra:
+            record["_extra"] = extra_members(answer, self._columns) if notes.drift else {}
+        return record
+
+
+def _compile_members(
+    columns: tuple[Column, ...], prefix: str, wire_prefix: str
+) -> Callable[[Wire, Record, Notes], None]:
+    """A function that moves the known members of a wire structure into ``out``."""
+    plan = tuple(
+        (column.provider, column.name, str if column.type is Type.STRING else None, convert)
+        for column in columns
+        if column.provider is not None
+        for convert in (_compile(column, prefix + column.name, wire_prefix + column.provider),)
+    )
+    known = frozenset(provider for provider, *_ in plan)
+
+    def fill(wire: Wire, out: Record, notes: Notes) -> None:
+        found = 0
+        for provider, name, plain, convert in plan:
+            value = wire.get(provider)
+            if value is None:
+                continue
+            found += 1
+            if type(value) is plain:
+                out[name] = value
+                continue
+            value = convert(value, notes)
+            if value is not _MISSING:
+                out[name] = value
+        if found != len(wire):
+            notes.drift.extend(
+                wire_prefix + member
+                for member, value in wire.items()
+                if member not in known and value is not None
+            )
+
+    return fill
+
+
+def _compile(column: Column, path: str, wire_path: str) -> Converter:
+    if column.type is Type.STRUCT:
+        return _struct(column, path, wire_path)
+    if column.type is Type.LIST_STRUCT:
+        return _list_of(_struct(column, path + "[]", wire_path + "[]"), path)
+    if column.type is Type.LIST_STRING:
+        return _list_of(_checked(_text, path + "[]"), path)
+    if column.type is Type.MAP_STRING_STRING:
+        return _string_map(path)
+    return _checked(_SCALARS[column.type], path)
+
+
+def _struct(column: Column, path: str, wire_path: str) -> Converter:
+    fill = _compile_members(column.fields, path + ".", wire_path + ".")
+
+    def convert(value: Any, notes: Notes) -> Any:
+        if type(value) is not dict:
+            notes.coerced.append(path)
+            return _MISSING
+        out: Record = {}
+        fill(value, out, notes)
+        return out
+
+    return convert
+
+
+def _list_of(element: Converter, path: str) -> Converter:
+    def convert(value: Any, notes: Notes) -> Any:
+        if type(value) is not list:
+            notes.coerced.append(path)
+            return _MISSING
+        converted = [element(item, notes) for item in value]
+        return [item for item in converted if item is not _MISSING]
+
+    return convert
+
+
+def _string_map(path: str) -> Converter:
+    def convert(value: Any, notes: Notes) -> Any:
+        if type(value) is not dict:
+            notes.coerced.append(path)
+            return _MISSING
+        wrong = [key for key, item in value.items() if type(item) is not str]
+        if not wrong:
+            return value
+        # The key is data, and may be a secret's name: only the column is noted.
+        notes.coerced.extend([path + "{}"] * len(wrong))
+        return {key: item for key, item in value.items() if type(item) is str}
+
+    return convert
+
+
+def _checked(scalar: Callable[[Any], Any], path: str) -> Converter:
+    def convert(value: Any, notes: Notes) -> Any:
+        converted = scalar(value)
+        if converted is _MISSING:
+            notes.coerced.append(path)
+        return converted
+
+    return convert
+
+
+def _text(value: Any) -> Any:
+    return value if type(value) is str else _MISSING
+
+
+def _boolean(value: Any) -> Any:
+    return value if type(value) is bool else _MISSING
+
+
+def _integer(value: Any, limit: int) -> Any:
+    if type(value) is float and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    if type(value) is int and -limit - 1 <= value <= limit:
+        return value
+    return _MISSING
+
+
+def _int32(value: Any) -> Any:
+    return _integer(value, INT32_MAX)
+
+
+def _int64(value: Any) -> Any:
+    return _integer(value, INT64_MAX)
+
+
+def _float(value: Any) -> Any:
+    """A finite number; AWS writes NaN and the infinities as strings, which JSON cannot say."""
+    if type(value) is int:
+        try:
+            value = float(value)
+        except OverflowError:
+            return _MISSING
+    return value if type(value) is float and math.isfinite(value) else _MISSING
+
+
+def _timestamp(value: Any) -> Any:
+    """RFC 3339 in UTC with milliseconds, from epoch seconds (number or digits) or ISO 8601."""
+    if type(value) is str:
+        value = _seconds(value)
+    if (type(value) is not float and type(value) is not int) or not -_FAR < value < _FAR:
+        return _MISSING
+    # Rounded to microseconds first, so that .123 does not become .122 for want of a binary digit.
+    day, ms = divmod(round(value * 1_000_000) // 1000, _DAY_MS)
+    prefix = _days.get(day)
+    if prefix is None:
+        if not _FIRST_DAY <= day + _EPOCH_DAY <= _LAST_DAY:
+            return _MISSING
+        if len(_days) > 20_000:  # noqa: PLR2004 - 55 years; only nonsense dates come near
+            _days.clear()
+        prefix = _days[day] = date.fromordinal(day + _EPOCH_DAY).isoformat() + "T"
+    minutes, ms = divmod(ms, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    seconds, ms = divmod(ms, 1000)
+    return f"{prefix}{hours:02}:{minutes:02}:{seconds:02}.{ms:03}Z"
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    try:
+        return moment.timestamp()
+    except (OverflowError, ValueError):
+        return None
+
+
+def epoch_seconds(value: Any) -> float | None:
+    """Epoch seconds of a timestamp as the wire carries it, or None where it is none."""
+    if type(value) is str:
+        value = _seconds(value)
+    is_number = type(value) is float or type(value) is int
+    return float(value) if is_number and math.isfinite(value) else None
+
+
+def extra_members(wire: Wire, columns: tuple[Column, ...]) -> dict[str, Any]:
+    """The part of an answer that the table does not know, in the answer's own shape.
+
+    Lists keep their length, so that an element's extra members stand at its index.
+    """
+    known = {column.provider: column for column in columns}
+    extra: dict[str, Any] = {}
+    for member, value in wire.items():
+        column = known.get(member)
+        if column is None:
+            if value is not None:
+                extra[member] = value
+        elif column.type is Type.STRUCT and type(value) is dict:
+            if inner := extra_members(value, column.fields):
+                extra[member] = inner
+        elif column.type is Type.LIST_STRUCT and type(value) is list:
+            inners = [
+                extra_members(item, column.fields) if type(item) is dict else {} for item in value
+            ]
+            if any(inners):
+                extra[member] = inners
+    return extra
+
+
+_SCALARS: dict[Type, Callable[[Any], Any]] = {
+    Type.STRING: _text,
+    Type.INT32: _int32,
+    Type.INT64: _int64,
+    Type.FLOAT: _float,
+    Type.BOOLEAN: _boolean,
+    Type.TIMESTAMP: _timestamp,
+}
