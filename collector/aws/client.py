@@ -48,6 +48,7 @@ class Patience:
         self._give_up_after = give_up_after
         self._clock = clock
         self._failing_since: float | None = None
+        self._abandoned = False
 
     def success(self) -> None:
         self._failing_since = None
@@ -56,9 +57,15 @@ class Patience:
         if self._failing_since is None:
             self._failing_since = self._clock()
 
+    def abandon(self) -> None:
+        """Bear no failure from now on: the run is being stopped."""
+        self._abandoned = True
+
     @property
     def lost(self) -> bool:
         """True once it is time to give up."""
+        if self._abandoned:
+            return True
         since = self._failing_since
         return since is not None and self._clock() - since >= self._give_up_after
 

@@ -1,0 +1,65 @@
+"""Tags of resources: a page at a time from GetResources, or one by one.
+
+Source: Resource Groups Tagging API reference, GetResources: up to 100 ARNs, alone; only
+resources that have, or once had, tags are returned.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from collector.aws.client import Access, AwsClient
+from collector.errors import RejectedError
+from collector.model import Table
+
+TAGGING = "resourcegroupstaggingapi"
+BULK_PAGE = 100
+
+
+async def bulk_tags(
+    client: AwsClient, access: Access, arns: list[str]
+) -> tuple[dict[str, list[str] | None], bool]:
+    """Tags by ARN of those resources that GetResources returns, and whether it returned them all.
+
+    Raises CallError.
+    """
+    answer = await client.json(
+        access,
+        TAGGING,
+        "GetResources",
+        {"ResourceARNList": arns},
+        required=("ResourceTagMappingList",),
+    )
+    found: dict[str, list[str] | None] = {}
+    for item in answer["ResourceTagMappingList"]:
+        found[str(item.get("ResourceARN"))] = tag_strings(item.get("Tags") or [])
+    # Pagination goes with filters, not with ARNs; if a token comes all the same, more is missing.
+    return found, not answer.get("PaginationToken")
+
+
+async def listed_tags(client: AwsClient, access: Access, table: Table, arn: str) -> list[str]:
+    """All tags of one resource, every page of them. Raises CallError."""
+    operation = table.tags
+    params: dict[str, Any] = {
+        operation.arn_param: arn,
+        operation.page_size_param: operation.page_size,
+    }
+    tags: list[Any] = []
+    tokens: set[str] = set()
+    while True:
+        answer = await client.json(
+            access, table.service, operation.name, params, required=(operation.items,)
+        )
+        tags += answer[operation.items]
+        token = answer.get("NextToken")
+        if not token:
+            return tag_strings(tags)
+        if token in tokens:
+            raise RejectedError(operation.name, "EndlessList", "the same NextToken came twice")
+        tokens.add(token)
+        params = {**params, "NextToken": token}
+
+
+def tag_strings(tags: list[Any]) -> list[str]:
+    """``key:value`` for each tag, sorted; an empty value gives ``key:``."""
+    return sorted(f"{tag['Key']}:{tag.get('Value') or ''}" for tag in tags)

@@ -1,0 +1,419 @@
+"""One target: list pages in, described and tagged records out.
+
+Every job that is listed ends as exactly one of emitted, gone or failed. Nothing here knows
+SageMaker: the table says what to call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+from collector.aws.client import Access, AwsClient
+from collector.aws.tags import BULK_PAGE, bulk_tags, listed_tags
+from collector.errors import (
+    CallError,
+    CollectorError,
+    DeniedError,
+    NotEnabledError,
+    NotFoundError,
+    SinkError,
+    ThrottledError,
+    TransientError,
+)
+from collector.events import (
+    FieldsNoted,
+    JobEmitted,
+    JobFailed,
+    JobGone,
+    Observer,
+    PageListed,
+    TargetEnded,
+    TargetStarted,
+    Warned,
+)
+from collector.flatten import Flattener, Notes, epoch_seconds
+from collector.listing import Job, Listing
+from collector.model import Outcome, Record, Table, Target, Wire
+from collector.redact import redact
+
+WINDOW = 64
+"""Jobs of one target that are described or waiting for the sink at once."""
+
+ATTEMPTS_IN_PLACE = 4
+"""Attempts before a job is put off to the end of its target, out of the others' way."""
+
+MOST_DEFERRED = 2_000
+"""Jobs put off before they are tried again, ahead of further pages: bounds memory."""
+
+DENIALS = 10
+"""Describes denied in a row before the target is called denied as a whole."""
+
+TAGS_YOUNG = 3600.0
+"""Seconds. A job younger than this may have tags that GetResources does not show yet."""
+
+SAME_JOB = 1.0
+"""Seconds by which list and describe may differ on one job's creation time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to read of each target, and how; the same for all targets of a run.
+
+    Times are epoch seconds. ``known_regions`` are those the SDK knows the service in.
+    """
+
+    table: Table
+    run_id: str
+    tags: Literal["bulk", "each", "none"] = "bulk"
+    created_after: float | None = None
+    created_before: float | None = None
+    status: str | None = None
+    redact: Mapping[str, str] = field(default_factory=dict)
+    keep_extra: bool = False
+    meta: bool = False
+    known_regions: frozenset[str] = frozenset()
+
+
+Deliver = Callable[[Target, Record], Awaitable[None]]
+"""Takes a record over; returns once there is room for it (backpressure)."""
+
+_Tags = dict[str, list[str] | None]
+"""ARN to tags, as far as a page's bulk call knows them; None for tags that cannot be read."""
+
+
+class TargetCrawl:
+    """The crawl of one target; made, run once, thrown away.
+
+    ``room`` bounds the records in the making over all targets. ``works`` asks whether the account's credentials are good at all: a region that is not
+    enabled answers as if they were not.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        plan: Plan,
+        *,
+        client: AwsClient,
+        access: Access,
+        room: asyncio.Semaphore,
+        flatten: Flattener,
+        deliver: Deliver,
+        observe: Observer,
+        works: Callable[[], Awaitable[bool]],
+    ) -> None:
+        self._target = target
+        self._plan = plan
+        self._table = plan.table
+        self._client = client
+        self._access = access
+        self._room = room
+        self._flatten = flatten
+        self._deliver = deliver
+        self._observe = observe
+        self._works = works
+        self._window = asyncio.Semaphore(WINDOW)
+        self._attempts: dict[tuple[str, float], int] = {}
+        self._jobs: dict[tuple[str, float], Job] = {}
+        self._deferred: list[Job] = []
+        self._recreated: dict[tuple[str, float], Job] = {}
+        self._failed = 0
+        self._denials = 0
+        self._bulk_denied = False
+        self._tag_denials = 0
+        self._end: tuple[Outcome, str] | None = None
+        self._halted = False
+        self._lister: asyncio.Task[None] | None = None
+        self._listing = Listing(
+            plan.table,
+            self._list_call,
+            created_after=plan.created_after,
+            created_before=plan.created_before,
+            status=plan.status,
+        )
+
+    async def run(self) -> None:
+        """Crawl the target. Raises SinkError alone; every other failure is an outcome."""
+        started = self._client.clock()
+        self._observe(TargetStarted(self._target))
+        try:
+            await self._crawl()
+        except asyncio.CancelledError:
+            self._finish(Outcome.FAILED, "interrupted before it was read whole")
+            raise
+        finally:
+            self._close(started)
+
+    def halt(self) -> None:
+        """Start nothing more; what is under way is finished."""
+        self._finish(Outcome.FAILED, "interrupted before it was read whole")
+        self._access.patience.abandon()
+
+    def _finish(self, outcome: Outcome, error: str) -> None:
+        """Describe nothing more: the first reason stands."""
+        self._end = self._end or (outcome, error)
+        self._halted = True
+        if self._lister is not None:
+            self._lister.cancel()
+
+    def _close(self, started: float) -> None:
+        outcome, error = self._end or (Outcome.COMPLETE, None)
+        for job in list(self._jobs.values()):
+            self._fail(job, self._table.describe.name, error or "not described")
+        if outcome is Outcome.COMPLETE and self._failed:
+            outcome, error = Outcome.PARTIAL, f"{self._failed} jobs could not be read"
+        rates = self._client.limits.forget(*self._target.key, self._table.operations)
+        seconds = self._client.clock() - started
+        self._observe(
+            TargetEnded(self._target, outcome, seconds, tuple(sorted(rates.items())), error)
+        )
+
+    async def _crawl(self) -> None:
+        pages: asyncio.Queue[tuple[list[Job], _Tags] | None] = asyncio.Queue(maxsize=1)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._lister = group.create_task(self._list(pages))
+                while (page := await pages.get()) is not None:
+                    await self._dispatch(group, *page)
+                    if len(self._deferred) > MOST_DEFERRED:
+                        await self._again()
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from errors
+        if self._end is None:
+            await self._take_recreated()
+        while self._deferred and not self._halted:
+            await self._again()
+
+    async def _list(self, pages: asyncio.Queue[tuple[list[Job], _Tags] | None]) -> None:
+        try:
+            async for jobs in self._listing:
+                self._enter(jobs)
+                self._note_malformed()
+                if jobs:
+                    await pages.put((jobs, await self._page_tags(jobs)))
+        except CollectorError as error:
+            await self._cannot_list(error)
+        except asyncio.CancelledError:
+            if pages.full():
+                pages.get_nowait()  # its jobs are still accounted for, as listed
+            pages.put_nowait(None)
+            raise
+        await pages.put(None)
+
+    def _enter(self, jobs: Iterable[Job]) -> None:
+        jobs = list(jobs)
+        for job in jobs:
+            self._jobs[job.key] = job
+            self._recreated.pop(job.key, None)
+        self._observe(PageListed(self._target, len(jobs)))
+
+    def _note_malformed(self) -> None:
+        for _ in range(self._listing.malformed):
+            self._failed += 1
+            self._observe(PageListed(self._target, 1))
+            self._observe(
+                JobFailed(self._target, "", self._table.list.name, "the list names no such job", 1)
+            )
+        self._listing.malformed = 0
+
+    async def _list_call(self, params: dict[str, object]) -> Wire:
+        # A region unknown to the SDK may not exist: its name is not looked up for ten minutes.
+        attempts = None if self._access.region in self._plan.known_regions else ATTEMPTS_IN_PLACE
+        return await self._client.json(
+            self._access,
+            self._table.service,
+            self._table.list.name,
+            params,
+            required=(self._table.list.items,),
+            attempts=attempts,
+        )
+
+    async def _cannot_list(self, error: CollectorError) -> None:
+        outcome, sentence = Outcome.FAILED, str(error)
+        if isinstance(error, DeniedError):
+            outcome = Outcome.DENIED
+        elif isinstance(error, NotEnabledError):
+            if await self._works():
+                outcome = Outcome.UNAVAILABLE
+                sentence = f"the region is not enabled for this account ({error.code})"
+        elif self._access.region not in self._plan.known_regions and (
+            isinstance(error, TransientError) and error.code == "NameNotFound"
+        ):
+            outcome = Outcome.UNAVAILABLE
+            sentence = f"there is no {self._table.service} in {self._access.region}"
+        self._end = self._end or (outcome, sentence)
+
+    async def _dispatch(self, group: asyncio.TaskGroup, jobs: Iterable[Job], tags: _Tags) -> None:
+        """Start a describe for each job, as fast as limit, slots and window allow."""
+        for job in jobs:
+            await self._window.acquire()
+            await self._room.acquire()
+            if self._halted:
+                self._let_go()
+                return
+            await self._client.admit(self._access, self._table.describe.name)
+            group.create_task(self._describe(job, tags))
+
+    async def _again(self) -> None:
+        """Another round for the jobs that were put off."""
+        jobs, self._deferred = self._deferred, []
+        try:
+            async with asyncio.TaskGroup() as group:
+                for start in range(0, len(jobs), BULK_PAGE):
+                    part = jobs[start : start + BULK_PAGE]
+                    await self._dispatch(group, part, await self._page_tags(part))
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from errors
+
+    async def _take_recreated(self) -> None:
+        """Jobs seen only because another of the same name, listed before, was deleted."""
+        last = self._listing.last_created or 0.0
+        jobs = [job for job in self._recreated.values() if job.created > last + SAME_JOB]
+        self._recreated.clear()
+        if jobs:
+            self._enter(jobs)
+            self._deferred.extend(jobs)
+
+    async def _describe(self, job: Job, tags: _Tags) -> None:
+        """Read one admitted job to its end."""
+        operation = self._table.describe
+        try:
+            answer = await self._client.json(
+                self._access,
+                self._table.service,
+                operation.name,
+                job.params,
+                required=operation.required,
+                not_found=operation.not_found,
+                attempts=ATTEMPTS_IN_PLACE,
+                admitted=True,
+            )
+            self._denials = 0
+            await self._emit(job, answer, tags)
+        except NotFoundError:
+            self._gone(job)
+        except (ThrottledError, TransientError) as error:
+            self._put_off(job, error)
+        except SinkError:
+            raise
+        except CollectorError as error:
+            self._refused(job, error)
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._window.release()
+        self._room.release()
+
+    async def _emit(self, job: Job, answer: Wire, tags: _Tags) -> None:
+        created = epoch_seconds(answer.get(self._table.created))
+        if created is not None and abs(created - job.created) >= SAME_JOB:
+            self._replaced(job, created)
+            return
+        values = tags[job.arn] if job.arn in tags else await self._tags_of(job)
+        notes = Notes()
+        record = self._flatten(answer, self._target.account.id, values, notes)
+        if notes.drift or notes.coerced:
+            self._observe(FieldsNoted(tuple(notes.drift), tuple(notes.coerced)))
+        redact(record, self._plan.redact)
+        if self._plan.meta:
+            record["_region"] = self._target.region
+            record["_collected_at"] = _rfc3339(self._client.wire.now())
+            record["_run_id"] = self._plan.run_id
+        await self._deliver(self._target, record)
+        self._leave(job)
+        self._observe(JobEmitted(self._target))
+
+    def _replaced(self, job: Job, created: float) -> None:
+        """The listed job was deleted, and its name given to another one."""
+        self._gone(job)
+        again = Job(job.arn, created, None, job.status, job.params)
+        self._recreated[again.key] = again
+
+    def _leave(self, job: Job) -> int:
+        self._jobs.pop(job.key, None)
+        return self._attempts.pop(job.key, 0)
+
+    def _gone(self, job: Job) -> None:
+        self._leave(job)
+        self._observe(JobGone(self._target, job.arn))
+
+    def _put_off(self, job: Job, error: CallError) -> None:
+        self._attempts[job.key] = self._attempts.get(job.key, 0) + error.attempts
+        if self._access.patience.lost or self._halted:
+            self._fail(job, error.operation, str(error))
+        else:
+            self._deferred.append(job)
+
+    def _refused(self, job: Job, error: CollectorError) -> None:
+        operation = error.operation if isinstance(error, CallError) else self._table.describe.name
+        if isinstance(error, CallError):
+            self._attempts[job.key] = self._attempts.get(job.key, 0) + error.attempts
+        self._fail(job, operation, str(error))
+        if isinstance(error, DeniedError | NotEnabledError) or not isinstance(error, CallError):
+            self._denials += 1
+            if self._denials >= DENIALS:
+                denied = isinstance(error, DeniedError)
+                self._finish(Outcome.DENIED if denied else Outcome.FAILED, str(error))
+
+    def _fail(self, job: Job, operation: str, error: str) -> None:
+        self._failed += 1
+        attempts = self._leave(job)
+        self._observe(JobFailed(self._target, job.arn, operation, error, attempts))
+
+    async def _page_tags(self, jobs: list[Job]) -> _Tags:
+        """What one GetResources call says of a page; a job left out is to be asked by itself."""
+        if self._plan.tags == "none":
+            return dict.fromkeys((job.arn for job in jobs), None)
+        if self._plan.tags == "each" or self._bulk_denied:
+            return {}
+        try:
+            found, whole = await bulk_tags(self._client, self._access, [job.arn for job in jobs])
+        except CollectorError as error:
+            # A refusal will be repeated, a fault may not be: the next page asks again after one.
+            self._bulk_denied = not isinstance(error, ThrottledError | TransientError)
+            self._warn(
+                f"Tags are read one job at a time, since tag:GetResources failed ({_kind(error)})"
+            )
+            return {}
+        settled = self._client.wire.now() - TAGS_YOUNG
+        for job in jobs:
+            if whole and job.arn not in found and job.created < settled:
+                found[job.arn] = []  # GetResources leaves out what has no tags
+        return dict(found)
+
+    async def _tags_of(self, job: Job) -> list[str] | None:
+        """One job's tags, or None where they cannot be read."""
+        if self._tag_denials >= DENIALS:
+            return None
+        try:
+            tags = await listed_tags(self._client, self._access, self._table, job.arn)
+        except CollectorError as error:
+            if isinstance(error, DeniedError):
+                self._tag_denials += 1
+            self._warn(f"Tags are null where {self._table.tags.name} failed ({_kind(error)})")
+            return None
+        self._tag_denials = 0
+        return tags
+
+    def _warn(self, message: str) -> None:
+        self._observe(Warned(message, *self._target.key))
+
+
+def _kind(error: CollectorError) -> str:
+    return error.code if isinstance(error, CallError) else str(error)
+
+
+def _rfc3339(now: float) -> str:
+    text = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
+    return text.removesuffix("+00:00") + "Z"
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first real error of a group, which is why its other tasks were cancelled."""
+    for error in errors.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    return errors

@@ -1,0 +1,52 @@
+"""Standard output: records as they come, for pipes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+
+from collector.errors import SinkClosedError, SinkError
+
+SCHEMES = ("-",)
+
+
+def open_sink(uri: str) -> StdoutSink:  # noqa: ARG001
+    return StdoutSink()
+
+
+class StdoutSink:
+    """Writes to file descriptor 1, in a thread: a reader that stops must not stop the crawl's loop.
+
+    At least once, and nothing is hidden until the end: a pipe has no final name.
+    """
+
+    def __init__(self, descriptor: int = 1) -> None:
+        self._descriptor = descriptor
+
+    async def open(self) -> None:
+        try:
+            os.fstat(self._descriptor)
+        except OSError as error:
+            raise SinkError("Standard output is closed: there is nowhere to write to.") from error
+
+    async def write(self, lines: Sequence[bytes]) -> None:
+        await asyncio.to_thread(self._write, b"".join(lines))
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+        except BrokenPipeError as error:
+            raise SinkClosedError("The reader of standard output went away.") from error
+        except OSError as error:
+            raise SinkError(f"Cannot write to standard output: {error.strerror}.") from error
+
+    async def flush(self) -> None:
+        """Nothing is held back."""
+
+    async def close(self, *, whole: bool) -> None:
+        if whole and self._descriptor == 1:
+            sys.stdout.flush()
