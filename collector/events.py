@@ -90,6 +90,11 @@ class BytesDelivered:
 
 
 @dataclass(frozen=True, slots=True)
+class SinkClosed:
+    """The reader went away, as `head` does: the run ends here, and nobody is to be troubled."""
+
+
+@dataclass(frozen=True, slots=True)
 class FieldsNoted:
     """Members the table lacks (``drift``) and values of a wrong type (``coerced``), as paths."""
 
@@ -136,6 +141,7 @@ Event = (
     | JobGone
     | JobFailed
     | BytesDelivered
+    | SinkClosed
     | FieldsNoted
     | Warned
     | TargetEnded

@@ -88,8 +88,8 @@ _Tags = dict[str, list[str] | None]
 class TargetCrawl:
     """The crawl of one target; made, run once, thrown away.
 
-    ``room`` bounds the records in the making over all targets. ``works`` asks whether the account's credentials are good at all: a region that is not
-    enabled answers as if they were not.
+    ``room`` bounds the records in the making over all targets. ``works`` asks whether the
+    account's credentials are good at all: a region that is not enabled answers as if not.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class TargetCrawl:
                     if len(self._deferred) > MOST_DEFERRED:
                         await self._again()
         except BaseExceptionGroup as errors:
-            raise _first(errors) from errors
+            raise first_error(errors) from errors
         if self._end is None:
             await self._take_recreated()
         while self._deferred and not self._halted:
@@ -266,7 +266,7 @@ class TargetCrawl:
                     part = jobs[start : start + BULK_PAGE]
                     await self._dispatch(group, part, await self._page_tags(part))
         except BaseExceptionGroup as errors:
-            raise _first(errors) from errors
+            raise first_error(errors) from errors
 
     async def _take_recreated(self) -> None:
         """Jobs seen only because another of the same name, listed before, was deleted."""
@@ -412,8 +412,8 @@ def _rfc3339(now: float) -> str:
     return text.removesuffix("+00:00") + "Z"
 
 
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """The first real error of a group, which is why its other tasks were cancelled."""
     for error in errors.exceptions:
-        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+        return first_error(error) if isinstance(error, BaseExceptionGroup) else error
     return errors

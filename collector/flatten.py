@@ -16,6 +16,7 @@ from typing import Any
 from collector.model import Column, Record, Table, Type, Wire
 
 INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
+_NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
 _DAY_MS = 86_400_000
 _FAR = 1e12  # seconds; far outside every year that RFC 3339 can write
 _FIRST_DAY, _LAST_DAY = date(1, 1, 1).toordinal(), date(9999, 12, 31).toordinal()
@@ -161,7 +162,7 @@ def _string_map(path: str) -> Converter:
 def _checked(scalar: Callable[[Any], Any], path: str) -> Converter:
     def convert(value: Any, notes: Notes) -> Any:
         converted = scalar(value)
-        if converted is _MISSING:
+        if converted is _MISSING or converted is None:
             notes.coerced.append(path)
         return converted
 
@@ -193,13 +194,20 @@ def _int64(value: Any) -> Any:
 
 
 def _float(value: Any) -> Any:
-    """A finite number; AWS writes NaN and the infinities as strings, which JSON cannot say."""
+    """A finite number; None for NaN and the infinities, which AWS writes as strings.
+
+    AWS did return a value, so it is null rather than left out.
+    """
+    if type(value) is str:
+        return None if value in _NOT_FINITE else _MISSING
     if type(value) is int:
         try:
-            value = float(value)
+            return float(value)
         except OverflowError:
-            return _MISSING
-    return value if type(value) is float and math.isfinite(value) else _MISSING
+            return None
+    if type(value) is float:
+        return value if math.isfinite(value) else None
+    return _MISSING
 
 
 def _timestamp(value: Any) -> Any:

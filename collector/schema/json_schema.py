@@ -19,7 +19,7 @@ from collector.schema.columns import (
 
 _SIMPLE: dict[Type, dict[str, Any]] = {
     Type.STRING: {"type": "string"},
-    Type.FLOAT: {"type": "number"},
+    Type.FLOAT: {"type": ["number", "null"]},  # null stands for NaN and the infinities
     Type.BOOLEAN: {"type": "boolean"},
     Type.TIMESTAMP: {
         "type": "string",
@@ -55,6 +55,8 @@ def _column(column: Column) -> dict[str, Any]:
     schema = _field(column) | _NAMED.get(column.name, {})
     if column.name in NEVER_NULL:
         return schema
+    if column.type is Type.FLOAT:
+        return schema
     return schema | {"type": [schema["type"], "null"]}
 
 
@@ -77,7 +79,7 @@ def _type(column: Column) -> dict[str, Any]:
 
 
 def _object(fields: tuple[Column, ...]) -> dict[str, Any]:
-    """A struct: every member may be absent, none may be null."""
+    """A struct: every member may be absent, none but a FLOAT may be null."""
     return {
         "type": "object",
         "properties": {member.name: _field(member) for member in fields},

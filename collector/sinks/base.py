@@ -41,10 +41,11 @@ class Sink(Protocol):
     async def flush(self) -> None:
         """Return once everything written so far is durable: it is acknowledged then."""
 
-    async def close(self, *, whole: bool) -> None:
+    async def close(self, *, whole: bool) -> str | None:
         """End; a second call does nothing.
 
-        With ``whole`` what was written appears under its final name; without, it must not.
+        With ``whole`` what was written appears under its final name; without, it must not, and
+        the sentence returned says where it was left instead, if anywhere.
         """
 
 

@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import os
 import stat
+import threading
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,6 +73,8 @@ class FileSink:
         self._descriptor: int | None = None
         self._direct = False
         self._broken = False
+        self._written = False
+        self._busy = threading.Lock()
 
     async def open(self) -> None:
         await asyncio.to_thread(self._open)
@@ -103,7 +106,10 @@ class FileSink:
         await asyncio.to_thread(self._write, b"".join(lines))
 
     def _write(self, data: bytes) -> None:
-        self._put(self._encoder.compress(data))
+        # A write that was cancelled goes on in its thread: closing waits for it.
+        with self._busy:
+            self._written = True
+            self._put(self._encoder.compress(data))
 
     def _put(self, data: bytes) -> None:
         if self._descriptor is None:
@@ -130,22 +136,34 @@ class FileSink:
             self._broken = True
             raise SinkError(f"Cannot write to {self._path}: {error.strerror}.") from error
 
-    async def close(self, *, whole: bool) -> None:
-        await asyncio.to_thread(self._close, whole=whole)
+    async def close(self, *, whole: bool) -> str | None:
+        return await asyncio.to_thread(self._close, whole=whole)
 
-    def _close(self, *, whole: bool) -> None:
+    def _close(self, *, whole: bool) -> str | None:
+        with self._busy:
+            return self._end(whole=whole)
+
+    def _end(self, *, whole: bool) -> str | None:
         if self._descriptor is None:
-            return
+            return None
         try:
             if not self._broken:
                 self._put(self._encoder.flush())
                 self._sync()
             if whole and not self._broken and not self._direct:
                 self._rename()
-            elif self._broken and not self._direct:
-                self._partial.unlink(missing_ok=True)
+            elif not self._direct:
+                return self._leave()
         finally:
             self._drop()
+        return None
+
+    def _leave(self) -> str | None:
+        """An unfinished file stays, since it may be all there is; a broken or empty one goes."""
+        if self._broken or not self._written:
+            self._partial.unlink(missing_ok=True)
+            return None
+        return f"What was read is in {self._partial}, not whole"
 
     def _rename(self) -> None:
         try:

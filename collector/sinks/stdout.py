@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Sequence
 
 from collector.errors import SinkClosedError, SinkError
@@ -47,6 +46,5 @@ class StdoutSink:
     async def flush(self) -> None:
         """Nothing is held back."""
 
-    async def close(self, *, whole: bool) -> None:
-        if whole and self._descriptor == 1:
-            sys.stdout.flush()
+    async def close(self, *, whole: bool) -> str | None:  # noqa: ARG002
+        return None

@@ -89,8 +89,8 @@ def _integer(bits: int) -> Check:
 
 
 def _float(value: Any, path: str, found: Found) -> None:
-    # The reader has refused NaN and infinities already.
-    if type(value) not in (int, float):
+    # The reader has refused NaN and infinities already; null stands for them, in structs too.
+    if value is not None and type(value) not in (int, float):
         found.setdefault(path, f"is {kind_of(value)}, not a number")
 
 

@@ -1,0 +1,24 @@
+"""`collector` and `python -m collector`: the command line, with errors as one plain sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        from collector.cli import cli  # noqa: PLC0415 - an interrupt while importing is quiet too
+
+        sys.exit(cli.main(standalone_mode=True))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of --help, schema and the like went away; keep Python from saying so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+"""The command line. Imports little: `collector --help` must answer at once.
+
+The options of `run` (and `plan`, `demo`) are made from the settings, when they are asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+import collector
+
+_FORMATS = ("json-schema", "arrow", "spark", "athena", "bigquery", "duckdb", "markdown")
+_NOT_IN_DEMO = ("accounts", "role_name", "external_id", "role_session_name", "include_ou",
+                "exclude_accounts", "regions", "profile", "endpoint_url", "table")  # fmt: skip
+_PLAN = ("table", "accounts", "role_name", "external_id", "role_session_name", "include_ou",
+         "exclude_accounts", "regions", "profile", "endpoint_url", "max_in_flight", "log_level",
+         "log_format", "connect_timeout", "read_timeout", "call_timeout")  # fmt: skip
+
+
+class SettingsCommand(click.Command):
+    """A command whose options are the settings, without importing them until it is used."""
+
+    def __init__(
+        self,
+        *args: Any,
+        only: tuple[str, ...] = (),
+        without: tuple[str, ...] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._only = only
+        self._without = without
+        self._made = False
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        if not self._made:
+            from collector.settings import setting_fields  # noqa: PLC0415
+
+            self._made = True
+            self.params.extend(
+                _option(name, field)
+                for name, field in setting_fields().items()
+                if (not self._only or name in self._only) and name not in self._without
+            )
+        return super().get_params(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            entry = param.get_help_record(ctx)
+            if entry is not None:
+                groups.setdefault(getattr(param, "group", "Options"), []).append(entry)
+        for group, entries in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(entries)
+
+
+class _Option(click.Option):
+    group = "Options"
+
+
+def _option(name: str, field: Any) -> click.Option:
+    """The option of one setting. Its value is checked with all the others, by the settings."""
+    extra = field.json_schema_extra
+    flag = "--" + name.replace("_", "-")
+    boolean = field.annotation is bool
+    choices = "|".join(map(str, getattr(field.annotation, "__args__", ())))
+    option = _Option(
+        [f"{flag}/--no-{flag[2:]}" if boolean else flag],
+        default=None,
+        is_flag=boolean,
+        multiple=not boolean,
+        metavar=None if boolean else extra["metavar"] or choices,
+        help=f"{field.description}{_default(field.default, extra['metavar'])}",
+    )
+    option.group = extra["group"]
+    return option
+
+
+def _default(value: Any, metavar: str) -> str:
+    if value in (None, False, (), {}):
+        return ""
+    return f"  [{value:g}s]" if metavar == "D" else f"  [{value}]"
+
+
+def _flags(params: dict[str, Any]) -> dict[str, Any]:
+    """What was given on the command line; a repeated option is a list."""
+    flags = {}
+    for name, value in params.items():
+        if value is None or value == ():
+            continue
+        flags[name] = ",".join(value) if isinstance(value, tuple) else value
+    return flags
+
+
+def _guarded(action: Callable[[], int]) -> None:
+    """Run ``action`` and exit with what it returns, or with its error in one sentence."""
+    from collector.errors import CollectorError  # noqa: PLC0415
+
+    debug = "debug" in sys.argv or os.environ.get("COLLECTOR_LOG_LEVEL") == "debug"
+    try:
+        sys.exit(action())
+    except CollectorError as error:
+        message, status = str(error), error.exit_status
+        trace: Exception | None = error if debug else None
+    except (click.ClickException, BrokenPipeError):
+        raise
+    except Exception as error:  # noqa: BLE001 - nobody is to read a traceback who did not ask
+        message = f"Unexpected {type(error).__name__}: {error} (--log-level debug shows where)."
+        message, status, trace = " ".join(message.split()), 1, error if debug else None
+    if trace is not None:
+        traceback.print_exception(trace)
+    for line in message.splitlines():
+        click.echo(f"collector: {line}", err=True)
+    sys.exit(status)
+
+
+_CONFIG = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    envvar="COLLECTOR_CONFIG",
+    metavar="FILE",
+    help="YAML file of settings; see config/collector.yaml.",
+)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit status: 0 all complete, 1 nothing could be done, 2 bad usage, 3 incomplete.",
+)
+@click.version_option(collector.__version__, prog_name="collector")
+def cli() -> None:
+    """Crawl AWS accounts and regions for SageMaker training jobs, as NDJSON on stdout."""
+
+
+@cli.command(cls=SettingsCommand)
+@_CONFIG
+def run(config: Path | None, **params: Any) -> None:
+    """Crawl and stream records.
+
+    Every option may also stand in the --config file or in a COLLECTOR_* variable; the command
+    line wins over the environment, and that over the file.
+    """
+
+    def action() -> int:
+        from collector import console  # noqa: PLC0415
+        from collector.settings import load_settings, unknown_variables  # noqa: PLC0415
+
+        settings = load_settings(_flags(params), file=config, environ=os.environ)
+        for name in unknown_variables(os.environ):
+            click.echo(f"collector: {name} is set, but there is no such setting.", err=True)
+        return console.run(settings)
+
+    _guarded(action)
+
+
+@cli.command(cls=SettingsCommand, only=_PLAN)
+@_CONFIG
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def plan(config: Path | None, *, as_json: bool, **params: Any) -> None:
+    """Show who is calling, what would be read and what is missing.
+
+    Makes a few harmless calls in each account and region; describes no job. Exit status 3 if a
+    permission or a role is missing.
+    """
+
+    def action() -> int:
+        from collector import plan as preflight  # noqa: PLC0415
+        from collector.settings import load_settings  # noqa: PLC0415
+
+        settings = load_settings(_flags(params), file=config, environ=os.environ)
+        return preflight.run(settings, as_json=as_json)
+
+    _guarded(action)
+
+
+@cli.command(cls=SettingsCommand, without=_NOT_IN_DEMO)
+@click.option(
+    "--accounts", default=3, show_default=True, type=click.IntRange(1, 999), help="Accounts."
+)
+@click.option(
+    "--regions", default=3, show_default=True, type=click.IntRange(1, 20), help="Regions."
+)
+@click.option(
+    "--jobs", default=20, show_default=True, type=click.IntRange(0), help="Jobs in each of them."
+)
+@click.option("--rate", type=float, help="Describes a second allowed in each account and region.")
+@click.option(
+    "--faults", default=0.0, type=click.FloatRange(0, 0.5), help="Share of failing calls."
+)
+@click.option("--latency", default=0.0, type=click.FloatRange(0), help="Seconds a call takes.")
+@click.option("--seed", default=0, help="Another seed is another estate.")
+def demo(
+    *, accounts: int, regions: int, jobs: int, rate: float | None, faults: float, latency: float,
+    seed: int, **params: Any,
+) -> None:  # fmt: skip
+    """Run against an embedded AWS stand-in: no credentials, no network."""
+
+    def action() -> int:
+        from collector import demo as stage  # noqa: PLC0415
+        from collector.settings import load_settings  # noqa: PLC0415
+
+        with stage.aws(
+            accounts=accounts, regions=regions, jobs=jobs, rate=rate, faults=faults,
+            latency=latency, seed=seed,
+        ) as where:  # fmt: skip
+            from collector import console  # noqa: PLC0415
+
+            return console.run(load_settings({**_flags(params), **where}))
+
+    _guarded(action)
+
+
+_TABLE = click.option(
+    "--table",
+    default="aws_sagemaker_trainingjob",
+    show_default=True,
+    metavar="NAME",
+    help="Which table.",
+)
+
+
+@cli.command()
+@_TABLE
+@click.option(
+    "--format", "form", type=click.Choice(_FORMATS), default="json-schema", show_default=True,
+    help="What to print the table as.",
+)  # fmt: skip
+@click.option("--extra", is_flag=True, help="With the _extra column of `run --extra keep`.")
+@click.option("--meta", is_flag=True, help="With the columns of `run --meta`.")
+def schema(table: str, form: str, *, extra: bool, meta: bool) -> None:
+    """Print the table's columns, for a database or a program."""
+
+    def action() -> int:
+        from collector.schema import render  # noqa: PLC0415
+        from collector.tables import load_table  # noqa: PLC0415
+
+        text = render(load_table(table), form, extra=extra, meta=meta)
+        click.echo(text.rstrip("\n"))
+        return 0
+
+    _guarded(action)
+
+
+@cli.command()
+@_TABLE
+@click.argument("file")
+def validate(table: str, file: str) -> None:
+    """Check every line of FILE (.ndjson, .gz, .zst, or - for stdin) against the table.
+
+    Exit status 1 if a line is wrong, with its number and what is wrong.
+    """
+
+    def action() -> int:
+        from collector.tables import load_table  # noqa: PLC0415
+        from collector.validate import open_lines, validate_lines  # noqa: PLC0415
+
+        wrong = 0
+        for problem in validate_lines(load_table(table), open_lines(file)):
+            wrong += 1
+            where = f"{problem.path}: " if problem.path else ""
+            click.echo(f"{file}:{problem.line}: {where}{problem.message}", err=True)
+        return 1 if wrong else 0
+
+    _guarded(action)
+
+
+@cli.command("iam-policy")
+@_TABLE
+@click.option("--caller", is_flag=True, help="The caller's policy instead of the reader role's.")
+@click.option("--role-name", metavar="NAME", help="With --caller: the role that it may assume.")
+@click.option("--trust", is_flag=True, help="The reader role's trust policy instead.")
+@click.option("--principal", metavar="ARN", help="With --trust: who may assume the role.")
+@click.option("--external-id", metavar="X", help="With --trust: the external id to ask for.")
+@click.option("--organization-id", metavar="O", help="With --trust: the caller's organization.")
+def iam_policy(
+    table: str, role_name: str | None, principal: str | None, external_id: str | None,
+    organization_id: str | None, *, caller: bool, trust: bool,
+) -> None:  # fmt: skip
+    """Print the least-privilege policy of the role that reads."""
+
+    def action() -> int:
+        import json  # noqa: PLC0415
+
+        from collector import iam  # noqa: PLC0415
+        from collector.tables import load_table  # noqa: PLC0415
+
+        if trust:
+            who = principal or "arn:aws:iam::<CALLER ACCOUNT ID>:root"
+            document = iam.trust_policy(who, external_id, organization_id)
+        elif caller:
+            document = iam.caller_policy(load_table(table), role_name or "<ROLE NAME>")
+        else:
+            document = iam.policy(load_table(table))
+        click.echo(json.dumps(document, indent=2))
+        return 0
+
+    _guarded(action)

@@ -1,0 +1,206 @@
+"""One run over all targets: who to ask, what to read, how much at once.
+
+Targets.find ─> TargetCrawl (at most ACTIVE_TARGETS) ─> deliver
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from secrets import token_hex
+
+from collector.aws.client import Access, AwsClient, Patience
+from collector.aws.sessions import Sdk
+from collector.aws.targets import Targets, Unreachable
+from collector.aws.throttle import Limits
+from collector.aws.wire import Timeouts, Wire
+from collector.events import DiscoveryEnded, Observer, RunStarted, TargetEnded, TargetFound
+from collector.extract import Deliver, Plan, TargetCrawl, first_error
+from collector.flatten import Flattener
+from collector.model import Table, Target
+from collector.settings import Settings, parse_time
+from collector.tables import load_table
+
+ACTIVE_TARGETS = 256
+"""Targets crawled at once; the others wait without a task, a client or a connection."""
+
+CONTROL_CALLS = 16
+"""Calls to STS, Organizations, Account and EC2 in flight at once, beside the crawl's own."""
+
+ROOM = 4
+"""Jobs in the making for each call that may be in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aws:
+    """What a run talks to AWS with."""
+
+    table: Table
+    targets: Targets
+    client: AwsClient
+
+
+@asynccontextmanager
+async def open_aws(
+    settings: Settings,
+    observe: Observer,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    now: Callable[[], float] = time.time,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> AsyncIterator[Aws]:
+    """The wire, and on it a client for the crawl and another, with slots of its own, for the rest.
+
+    Keys are renewed in the middle of the crawl's calls: they must not wait for the crawl's slots.
+    """
+    sdk = Sdk(profile=settings.profile, endpoint_url=settings.endpoint_url)
+    wire = Wire(
+        ssl_context=sdk.ssl_context(),
+        timeouts=Timeouts(settings.connect_timeout, settings.read_timeout, settings.call_timeout),
+        connections=settings.max_in_flight + CONTROL_CALLS,
+        clock=now,
+    )
+
+    def client(slots: int) -> AwsClient:
+        limits = Limits(
+            clock=clock, sleep=sleep, caps=settings.max_rate, headroom=settings.headroom
+        )
+        return AwsClient(
+            sdk,
+            wire,
+            limits,
+            slots=asyncio.Semaphore(slots),
+            observe=observe,
+            clock=clock,
+            sleep=sleep,
+        )
+
+    table = load_table(settings.table)
+    async with wire:
+        targets = Targets(settings, table, client(CONTROL_CALLS), observe)
+        yield Aws(table, targets, client(settings.max_in_flight))
+
+
+class Crawl:
+    """One run over all targets, from credentials to records."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        observe: Observer,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._settings = settings
+        self._observe = observe
+        self._clock = clock
+        self._now = now
+        self._sleep = sleep
+        self._crawls: set[TargetCrawl] = set()
+        self._halted = asyncio.Event()
+        self.run_id = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now())) + "-" + token_hex(4)
+
+    def halt(self) -> None:
+        """Start nothing more; `run` returns once what is under way is finished."""
+        self._halted.set()
+        for crawl in self._crawls:
+            crawl.halt()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any target is being crawled right now."""
+        return bool(self._crawls)
+
+    async def run(self, deliver: Deliver) -> None:
+        """Crawl every target. Raises CredentialsError, DiscoveryError or ConfigurationError.
+
+        What goes wrong in a target alone is its outcome, told to the observers.
+        """
+        table_name = self._settings.table
+        self._observe(RunStarted(self.run_id, table_name, self._now(), "full"))
+        async with open_aws(
+            self._settings, self._observe, clock=self._clock, now=self._now, sleep=self._sleep
+        ) as aws:
+            await self._crawl_all(aws.targets, aws.client, deliver)
+
+    async def _crawl_all(self, targets: Targets, client: AwsClient, deliver: Deliver) -> None:
+        plan = await self._plan(targets)
+        flatten = Flattener(plan.table, keep_extra=plan.keep_extra)
+        room = asyncio.Semaphore(ROOM * self._settings.max_in_flight)
+
+        def make(target: Target) -> TargetCrawl:
+            patience = Patience(self._settings.give_up_after, self._clock)
+            source = targets.credentials(target.account)
+            return TargetCrawl(
+                target,
+                plan,
+                client=client,
+                access=Access(target.account.id, target.region, source, patience),
+                room=room,
+                flatten=flatten,
+                deliver=deliver,
+                observe=self._observe,
+                works=lambda: targets.works(target.account),
+            )
+
+        # As many as there are targets, a few words each.
+        found: asyncio.Queue[Target | None] = asyncio.Queue()
+        active = asyncio.Semaphore(ACTIVE_TARGETS)
+        try:
+            async with asyncio.TaskGroup() as group:
+                finder = group.create_task(self._find(targets, found))
+                halting = group.create_task(self._cancel_when_halted(finder))
+                while (target := await found.get()) is not None:
+                    await active.acquire()
+                    if self._halted.is_set():
+                        break
+                    group.create_task(self._crawl_one(make(target), active))
+                halting.cancel()
+        except BaseExceptionGroup as errors:
+            raise first_error(errors) from errors
+
+    async def _cancel_when_halted(self, finder: asyncio.Task[None]) -> None:
+        await self._halted.wait()
+        finder.cancel()
+
+    async def _find(self, targets: Targets, found: asyncio.Queue[Target | None]) -> None:
+        try:
+            async for target in targets.find():
+                if isinstance(target, Unreachable):
+                    self._observe(TargetFound(target.target))
+                    self._observe(TargetEnded(target.target, target.outcome, 0.0, (), target.error))
+                else:
+                    self._observe(TargetFound(target))
+                    found.put_nowait(target)
+            self._observe(DiscoveryEnded())
+        finally:
+            found.put_nowait(None)
+
+    async def _crawl_one(self, crawl: TargetCrawl, active: asyncio.Semaphore) -> None:
+        self._crawls.add(crawl)
+        try:
+            await crawl.run()
+        finally:
+            self._crawls.discard(crawl)
+            active.release()
+
+    async def _plan(self, targets: Targets) -> Plan:
+        settings, now = self._settings, self._now()
+        after, before = settings.created_after, settings.created_before
+        return Plan(
+            table=load_table(settings.table),
+            run_id=self.run_id,
+            tags=settings.tags,
+            created_after=parse_time(after, now) if after else None,
+            created_before=parse_time(before, now) if before else None,
+            status=settings.status,
+            redact=settings.redact,
+            keep_extra=settings.extra == "keep",
+            meta=settings.meta,
+            known_regions=frozenset(await targets.service_regions()),
+        )

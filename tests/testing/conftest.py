@@ -1,0 +1,3 @@
+from fake_clients import connect
+
+__all__ = ["connect"]
