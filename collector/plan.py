@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,10 +22,11 @@ from rich.text import Text
 from collector import iam, log
 from collector.aws.client import Access, AwsClient, Patience
 from collector.aws.tags import TAGGING
-from collector.aws.targets import Identity, Targets, Unreachable
-from collector.crawl import open_aws
+from collector.aws.targets import Identity, Unreachable
+from collector.crawl import Aws, open_aws
 from collector.errors import CallError, CollectorError, DeniedError, NotEnabledError
 from collector.events import Event, Warned
+from collector.extract import first_error
 from collector.model import Outcome, Table, Target
 from collector.settings import Settings
 from collector.tables import load_table
@@ -68,7 +69,10 @@ def run(settings: Settings, *, as_json: bool) -> int:
         if isinstance(event, Warned) and event.message not in warnings:
             warnings.append(event.message)
 
-    identity, plans = asyncio.run(_plan(settings, observe))
+    try:
+        identity, plans = asyncio.run(_plan(settings, observe))
+    except BaseExceptionGroup as errors:
+        raise first_error(errors) from errors
     table = load_table(settings.table)
     missing = sorted({action for plan in plans for action in plan.missing})
     document = {
@@ -94,10 +98,11 @@ async def _plan(
 
     async with open_aws(settings, observe) as aws, asyncio.TaskGroup() as group:
         identity = await aws.targets.identity()
+        partition = identity.partition
 
         async def look(target: Target) -> None:
             async with slots:
-                plans.append(await _look(target, aws.client, aws.targets, aws.table))
+                plans.append(await _look(target, aws, partition))
 
         async for target in aws.targets.find():
             if isinstance(target, Unreachable):
@@ -114,7 +119,8 @@ async def _plan(
     return identity, sorted(plans, key=lambda plan: (plan.account_id, plan.region))
 
 
-async def _look(target: Target, client: AwsClient, targets: Targets, table: Table) -> TargetPlan:
+async def _look(target: Target, aws: Aws, partition: str) -> TargetPlan:
+    client, targets, table = aws.client, aws.targets, aws.table
     access = Access(
         *target.key, targets.credentials(target.account), Patience(PATIENCE, time.monotonic)
     )
@@ -140,33 +146,27 @@ async def _look(target: Target, client: AwsClient, targets: Targets, table: Tabl
         plan.more = bool(page.get("NextToken"))
         plan.calls = 1 + bool(plan.jobs) + plan.jobs
         plan.seconds = round(plan.jobs / DESCRIBES_A_SECOND, 1)
-    plan.missing += await _missing(target, access, client, table)
-    return plan
-
-
-async def _missing(target: Target, access: Access, client: AwsClient, table: Table) -> list[str]:
-    """Actions that are denied, each tried on something that does not exist."""
-    partition = (target.account.role_arn or "arn:aws").split(":")[1]
     arn = table.arn_format.format(
         partition=partition, region=target.region, account_id=target.account.id, name=ABSENT
     )
-    asks: dict[str, Awaitable[Any]] = {
-        f"{table.service}:{table.describe.name}": client.json(
-            access, table.service, table.describe.name, dict.fromkeys(table.describe.params, ABSENT)
-        ),
-        f"{table.service}:{table.tags.name}": client.json(
-            access, table.service, table.tags.name, {table.tags.arn_param: arn}
-        ),
-        "tag:GetResources": client.json(
-            access, TAGGING, "GetResources", {"ResourceARNList": [arn]}
-        ),
-    }
+    plan.missing += await _missing(arn, access, client, table)
+    return plan
+
+
+async def _missing(arn: str, access: Access, client: AwsClient, table: Table) -> list[str]:
+    """Actions that are denied, each tried on something that does not exist."""
+    absent = dict.fromkeys(table.describe.params, ABSENT)
+    asks = (
+        (table.service, table.describe.name, absent),
+        (table.service, table.tags.name, {table.tags.arn_param: arn}),
+        (TAGGING, "GetResources", {"ResourceARNList": [arn]}),
+    )
     missing = []
-    for action, ask in asks.items():
+    for service, operation, params in asks:
         try:
-            await ask
+            await client.json(access, service, operation, params)
         except DeniedError:
-            missing.append(action)
+            missing.append(f"{'tag' if service == TAGGING else service}:{operation}")
         except CallError:
             continue  # not found, or rejected: it was allowed
     return missing
