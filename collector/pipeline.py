@@ -200,20 +200,20 @@ class Collector:
             await stream.put(record)
 
         error: str | None = "stopped before the end"
+        listening = True
         try:
             await self._crawl.run(deliver)
             error = "interrupted" if self._halted else None
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not self._cut or task is None:
+            if not self._cut:
+                listening = False
                 raise
-            task.uncancel()
         except CollectorError as failure:
             error = str(failure)
             raise
         finally:
             self._observe(RunEnded(time.time(), error))
-            if error is None or self._task is None or not self._task.cancelling():
+            if listening:
                 await stream.end()
 
     async def _write(self, sink: Sink, stream: _Stream[Record]) -> None:
