@@ -220,13 +220,16 @@ class _Call:
         client, access, operation = self.client, self.access, self.template.operation
         if not admitted:
             await client.admit(access, operation)
+        limit = client.limits.of((access.account_id, access.region, operation))
         self.started = client.clock()
         self.attempts += 1
         try:
             answer = await self._send()
         except CallError as error:
             if isinstance(error, ThrottledError):
-                client.limits.of((access.account_id, access.region, operation)).throttled()
+                limit.throttled(self.started)
+            elif error.status:
+                limit.accepted(self.started)
             if isinstance(error, RETRYABLE):
                 access.patience.failure()
             else:
@@ -234,6 +237,7 @@ class _Call:
             raise
         finally:
             client.release()
+        limit.accepted(self.started)
         access.patience.success()
         self._report(None)
         return answer

@@ -1,0 +1,30 @@
+"""What every test starts from: no trace of the machine's own AWS settings, and a virtual clock."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from collector.testing import ManualClock
+
+_OURS = ("AWS_", "COLLECTOR_")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No credentials, profile, endpoint, proxy or option reaches a test from outside."""
+    for name in list(os.environ):
+        if name.upper().startswith(_OURS) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-aws-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-aws-credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """Seconds that pass only in sleeps, which take no time."""
+    return ManualClock(auto=True)

@@ -1,0 +1,555 @@
+"""README.md and CHANGELOG.md are held against the program.
+
+`python tests/test_docs.py` writes the option tables of the README anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shlex
+import sqlite3
+import subprocess
+import sys
+import time
+import tomllib
+import types
+from pathlib import Path
+
+import click
+import duckdb
+import orjson
+import pytest
+from cfnlint.decode import decode_str as decode
+
+import collector
+from collector import Collector, Settings, console, errors, events
+from collector.cli import _NOT_IN_DEMO, _PLAN, _flags, cli
+from collector.flatten import Flattener, Notes
+from collector.iam import policy
+from collector.model import Account, Outcome, Table, Target
+from collector.report import Report
+from collector.schema import render
+from collector.settings import load_settings, parse_duration, setting_fields
+from collector.sinks import base
+from collector.sinks.base import Sink
+from collector.tables import load_table
+from collector.testing import Estate, FakeAws, credentials_for
+from collector.validate import validate_lines
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+COMMANDS = {name: cli.commands[name] for name in sorted(cli.commands)}
+BLOCK = re.compile(r"(?:^<!-- ([^>]*) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = [(label, kind, body) for label, kind, body in BLOCK.findall(TEXT)]
+PROSE = re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
+
+
+def blocks(kind):
+    return [body for _, its_kind, body in BLOCKS if its_kind == kind]
+
+
+def block(label):
+    (body,) = [body for its_label, _, body in BLOCKS if its_label == label]
+    return body
+
+
+def table_rows(heading):
+    """The rows of the first table that starts with a row of these headings, as lists of cells."""
+    start = TEXT.index(f"| {heading} |")
+    lines = TEXT[start:].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+# ------------------------------------------------------------------------------------ options
+
+
+def options(command):
+    """The options of a command by their parameter's name, as click has them."""
+    params = command.get_params(click.Context(command))
+    return {
+        param.name: param
+        for param in params
+        if isinstance(param, click.Option) and "--help" not in param.opts
+    }
+
+
+def code(text):
+    return f"`{text}`".replace("|", "\\|") if text else ""
+
+
+def prose(text):
+    """A sentence of the help, with what Markdown would take for emphasis escaped."""
+    return re.sub(r"(?<!\w)_(?=\w)|\*", lambda match: "\\" + match[0], text)
+
+
+def shown_default(name):
+    """The default of a setting in words, such as 10m; empty where there is none."""
+    field = setting_fields()[name]
+    if field.default in (None, (), {}):
+        return ""
+    if field.annotation is bool:
+        return "off"
+    if field.json_schema_extra["metavar"] == "D":
+        units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+        unit = next(unit for unit, size in units.items() if field.default % size == 0)
+        return f"{field.default / units[unit]:g}{unit}"
+    return str(field.default)
+
+
+def render_run():
+    """The tables of the options of `run`, one for each group of the help."""
+    flags = options(COMMANDS["run"])
+    groups = {}
+    for name, field in setting_fields().items():
+        cells = (
+            code(f"{flags[name].opts[0]} {flags[name].metavar or ''}".strip()),
+            prose(field.description),
+            code(shown_default(name)),
+            code(f"COLLECTOR_{name.upper()}"),
+        )
+        groups.setdefault(field.json_schema_extra["group"], []).append(cells)
+    lines = []
+    for group, rows in groups.items():
+        lines += ["", f"{group}:", "", "| option | meaning | default | variable |"]
+        lines += ["| --- | --- | --- | --- |", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join([*lines, "", ""])
+
+
+def own_options(name):
+    """The options of a command that are no settings; the demo's accounts and regions are counts."""
+    shared = {"config", *(setting_fields() if name in {"run", "plan", "demo"} else ())}
+    shared -= {"accounts", "regions"} if name == "demo" else set()
+    return [option for key, option in options(COMMANDS[name]).items() if key not in shared]
+
+
+def render_others():
+    """The table of the options that the other commands have, and what they share with `run`."""
+    lines = ["", "| command | option | meaning | default |", "| --- | --- | --- | --- |"]
+    for name in COMMANDS:
+        for option in own_options(name):
+            kind = option.type
+            choices = "|".join(kind.choices) if isinstance(kind, click.Choice) else "N"
+            metavar = "" if option.is_flag else f" {option.metavar or choices}"
+            has_one = isinstance(option.default, int | float | str) and not option.is_flag
+            default = f"{option.default}" if has_one else ""
+            help_ = prose(option.help)
+            cells = (code(name), code(option.opts[0] + metavar), help_, code(default))
+            lines.append(f"| {' | '.join(cells)} |")
+    plan = ", ".join(code("--" + name.replace("_", "-")) for name in _PLAN)
+    without = [name for name in _NOT_IN_DEMO if name not in {"accounts", "regions"}]
+    demo = ", ".join(code("--" + name.replace("_", "-")) for name in without)
+    lines += [
+        "",
+        f"`plan` also takes `--config` and these of `run`: {plan}.",
+        f"`demo` also takes all of `run` except `--config`, {demo}.",
+        "It reads no file and no variable.",
+    ]
+    return "\n".join([*lines, "", ""])
+
+
+def with_tables(text):
+    """The README with its option tables made anew."""
+    for of, rendered in (("run", render_run()), ("the others", render_others())):
+        marks = re.compile(rf"(<!-- options of {of}: [^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
+        text, count = marks.subn(lambda match, new=rendered: match[1] + new + match[2], text)
+        if count != 1:
+            raise ValueError(f"The README has no place for the options of {of}.")
+    return text
+
+
+def test_option_tables_are_the_programs():
+    """Each option is documented with the help, default and variable that the program has."""
+    assert with_tables(TEXT) == TEXT, "run `python tests/test_docs.py`"
+
+
+def test_documented_defaults_are_defaults():
+    """Giving each documented variable its documented default changes nothing."""
+    rows = [
+        row
+        for table in re.findall(r"^\| option \|.*?\n\n", TEXT, re.MULTILINE | re.DOTALL)
+        for row in (re.split(r"(?<!\\)\|", line)[1:-1] for line in table.splitlines()[2:-1])
+    ]
+    variables = {row[3].strip(" `"): row[2].strip(" `") for row in rows}
+    assert set(variables) == {f"COLLECTOR_{name.upper()}" for name in setting_fields()}
+    environ = {name: value.replace("off", "false") for name, value in variables.items() if value}
+    environ["COLLECTOR_PROGRESS"] = variables["COLLECTOR_PROGRESS"]
+    assert load_settings({}, environ=environ).model_dump() == Settings().model_dump()
+
+
+def test_every_flag_in_the_prose_exists():
+    """No option is documented that no command has."""
+    known = {flag for name in COMMANDS for flag in all_flags(COMMANDS[name])}
+    known |= all_flags(cli)
+    named = {flag for span in re.findall(r"`([^`]+)`", PROSE) for flag in flags_in(span)}
+    assert named - known == set()
+    assert {"--headroom", "--meta", "--principal"} <= named
+
+
+def all_flags(command):
+    params = [param for param in command.get_params(click.Context(command)) if param.opts]
+    return {flag for param in params for flag in (*param.opts, *param.secondary_opts)}
+
+
+def flags_in(span):
+    return re.findall(r"(?<![\w-])--[a-z][a-z-]*", span)
+
+
+# ----------------------------------------------------------------------------------- commands
+
+
+def simple_commands(script):
+    """Each command of a script as a list of words, without redirections and assignments."""
+    for line in script.replace("\\\n", " ").splitlines():
+        words = shlex.shlex(line, posix=True, punctuation_chars=True)
+        words.whitespace_split = True
+        command, skip = [], False
+        for word in [*words, ";"]:
+            if set(word) <= set("();<>|&"):
+                if command and not set(word) <= set("<>"):
+                    yield command
+                    command = []
+                skip = set(word) <= set("<>")
+            elif skip:
+                skip = False
+            elif command or not re.match(r"\w+=", word):
+                command.append(word)
+
+
+def collector_calls():
+    """(arguments, environment) of every call of the program in the README."""
+    spans = [span for span in re.findall(r"`([^`]+)`", PROSE) if re.match(r"collector [a-z]", span)]
+    for script in [*blocks("bash"), *spans]:
+        for words in simple_commands(script):
+            if Path(words[0]).name == "collector":
+                yield words[1:], {}
+            elif words[:2] == ["docker", "run"]:
+                at = words.index("aws-resource-collector")
+                pairs = [word for word in words[:at] if word.startswith("COLLECTOR_")]
+                yield words[at + 1 :] or ["run"], dict(pair.split("=", 1) for pair in pairs)
+
+
+CALLS = list(collector_calls())
+
+
+@pytest.mark.parametrize(("arguments", "environ"), CALLS, ids=[" ".join(c[0]) for c in CALLS])
+def test_every_command_line_is_accepted(arguments, environ):
+    """Each call in the README names a command, options that it has and values that they take."""
+    name, *rest = arguments
+    command = COMMANDS[name]
+    if name == "validate" and not rest:
+        rest = ["FILE"]  # only named, in the prose
+    with command.make_context(name, list(rest), parent=click.Context(cli)) as context:
+        settings = {key: value for key, value in context.params.items() if key in setting_fields()}
+    if name in {"run", "plan"}:
+        if settings.get("table"):  # the example's table is not installed
+            settings["table"] = ()
+        load_settings(_flags(settings), environ=environ)
+
+
+def test_the_readme_calls_every_command():
+    """No command is left undocumented."""
+    assert {arguments[0] for arguments, _ in CALLS} == set(COMMANDS)
+
+
+def test_the_fake_aws_takes_its_flags():
+    """The stand-in's own command line has the flags that the README gives it."""
+    (line,) = [
+        line for script in blocks("bash") for line in script.splitlines() if ".testing" in line
+    ]
+    command = [sys.executable, *shlex.split(line)[1:], "--help"]
+    assert "--port" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert set(flags_in(line)) == {"--accounts", "--jobs"}
+
+
+def test_the_two_commands_and_ci_agree():
+    """CI installs and tests with the very words of the README."""
+    demo, tests, *_ = blocks("bash")
+    assert demo.count("\n") == tests.count("\n") == 1
+    assert demo.strip().endswith("&& .venv/bin/collector demo")
+    venv, install, run = tests.strip().split(" && ")
+    script = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    steps = [
+        line.strip().replace('"', "").replace("$venv", ".venv") for line in script.splitlines()
+    ]
+    steps = [step.replace("${PYTHON:-python3}", "python3") for step in steps]
+    assert [step for step in steps if step in (venv, install, run)] == [venv, install, run]
+
+
+def test_ci_is_a_script_that_stops_at_the_first_failure():
+    """CI is executable bash that fails when any of its steps does."""
+    script = ROOT / ".ci/run"
+    assert os.access(script, os.X_OK)
+    assert "\nset -euo pipefail\n" in script.read_text(encoding="utf-8")
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+
+
+def test_the_duckdb_example_works(tmp_path, monkeypatch):
+    """The SQL of the quick start loads the demo's records and sums over them."""
+    (script,) = [body for body in blocks("bash") if "duckdb jobs.db" in body]
+    copy = re.search(r'echo "([^"]*)"', script)[1]
+    query = re.search(r'jobs\.db "([^"]*)"', script)[1]
+    monkeypatch.chdir(tmp_path)
+    demo = [sys.executable, "-m", "collector", "demo", "--jobs", "4", "--sink", "jobs.ndjson"]
+    subprocess.run(demo, check=True, capture_output=True)
+    with duckdb.connect() as database:
+        database.execute(render(load_table(), "duckdb"))
+        database.execute(copy)
+        assert database.execute("SELECT count(*) FROM aws_sagemaker_trainingjob").fetchone() == (
+            36,
+        )
+        assert database.execute(query).fetchall()
+
+
+# ------------------------------------------------------------------------------ reference tables
+
+
+def test_exit_statuses_are_the_programs():
+    """The table lists each status that the code can end with, and no other."""
+    raised = {
+        kind.exit_status
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.CollectorError)
+    }
+    ended = {console.COMPLETE, console.NOTHING_DONE, console.INCOMPLETE}
+    signalled = {console.SIGNALLED + 2, console.SIGNALLED + 15}
+    usage = {click.UsageError.exit_code}
+    documented = {int(row[0]) for row in table_rows("status | meaning")}
+    assert documented == raised | ended | signalled | usage
+
+
+def full_report():
+    """A report in which every part has something."""
+    target = Target(Account("111111111111"), "us-east-1")
+    report = Report()
+    report(events.RunStarted("run", "table", 0.0, "full"))
+    report(events.CallEnded("111111111111", "us-east-1", "ListTags", "ok", False, 0.1))
+    report(events.JobFailed(target, "arn", "ListTags", "error", 1))
+    report(events.FieldsNoted(("A.B",), ("a.b",)))
+    report(events.Warned("warning"))
+    report(events.TargetEnded(target, Outcome.PARTIAL, 1.0, (("ListTags", 1.0),), "error"))
+    return report.as_dict()
+
+
+OPEN = {"calls", "rate", "schema_drift", "coerced"}
+"""Members of the report whose keys are data."""
+
+
+def paths(value, path="", name=""):
+    if isinstance(value, dict):
+        for key, item in value.items():
+            step = "*" if name in OPEN and not path.endswith("*") else key
+            yield from paths(item, f"{path}.{step}".lstrip("."), key)
+    elif isinstance(value, list):
+        for item in value:
+            yield from paths(item, f"{path}[]")
+    else:
+        yield path
+
+
+def test_report_keys_are_the_programs():
+    """The table of the report names each of its keys, in their order."""
+    documented = [row[0].strip("`") for row in table_rows("key | meaning")]
+    assert documented == list(dict.fromkeys(paths(full_report())))
+
+
+def test_template_parameters_are_the_templates():
+    """Each parameter of the reader role's template is listed, and no other is given to it."""
+    template, _ = decode((ROOT / "config/deploy/reader-role.yaml").read_text(encoding="utf-8"))
+    rows = table_rows("parameter | meaning | default")
+    shown = {row[0].strip("`"): row[2].strip("`").replace("none", "") for row in rows}
+    defaults = {name: each.get("Default", "") for name, each in template["Parameters"].items()}
+    assert shown == defaults
+    (overrides,) = re.findall(r"--parameter-overrides (.*)", TEXT)
+    given = [word.partition("=")[0] for word in overrides.split()]
+    given += re.findall(r"ParameterKey=(\w+)", TEXT)
+    assert len(given) == 4
+    assert set(given) <= set(defaults)
+    assert [f"`{name}`" in PROSE for name in template["Outputs"]] == [True]
+
+
+def test_outcomes_are_the_programs():
+    """The table lists each outcome of a target."""
+    documented = [row[0].strip("`") for row in table_rows("outcome | meaning")]
+    assert documented == [outcome.value for outcome in Outcome]
+
+
+def test_policy_is_the_programs():
+    """The policy in the README is what `collector iam-policy` prints."""
+    assert block("policy") == json.dumps(policy(load_table()), indent=2) + "\n"
+
+
+def test_record_is_a_record():
+    """The sample keeps the columns' order and, with the columns left out, is a valid record."""
+    sample = json.loads(block("record"))
+    names = [column.name for column in load_table().columns]
+    assert list(sample) == [name for name in names if name in sample]
+    assert f"{len(sample)} of its {len(names)} columns" in TEXT
+    whole = orjson.dumps({**dict.fromkeys(names), **sample})
+    assert list(validate_lines(load_table(), [whole + b"\n"])) == []
+
+
+def test_dependencies_are_the_packages():
+    """Each dependency is listed with its reason, and nothing else is."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = [re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]]
+    assert [row[0].strip("`") for row in table_rows("package | why")] == names
+
+
+def test_public_errors_are_listed():
+    """The errors that the package exports for callers of the library are explained."""
+    documented = {row[0].strip("`") for row in table_rows("error | when")}
+    exported = {name for name in collector.__all__ if name.endswith("Error")}
+    assert documented == exported - {"CollectorError", "CallError"}
+
+
+def test_changelog_has_this_version():
+    """The version that is built has a dated section with its changes."""
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    version = re.escape(collector.__version__)
+    assert re.search(rf"^## \[{version}\] - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE)
+
+
+def test_files_that_the_readme_names_exist():
+    """Every path of this repository in the README leads somewhere."""
+    named = re.findall(r"`((?:collector|config|tests)/[\w./-]*|\.ci/run|[A-Z]+(?:\.md)?)`", PROSE)
+    named = [name for name in named if "/" in name or name.endswith(".md") or name == "LICENSE"]
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+# ----------------------------------------------------------------------------------- examples
+
+
+def run_example(source, name="example"):
+    """The names that a Python example defines."""
+    module = types.ModuleType(name)
+    exec(compile(source, f"README.md: {name}", "exec", dont_inherit=True), vars(module))
+    return module
+
+
+@pytest.fixture
+def aws(monkeypatch):
+    """A fake AWS that the SDK's own variables lead to."""
+    estate = Estate.generate(accounts=2, regions=["us-east-1"], jobs=30, now=time.time())
+    access_key, secret_key = credentials_for(estate.management_account)
+    with FakeAws(estate).in_thread() as fake:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", fake.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret_key)
+        yield fake
+
+
+PYTHON = [body for label, kind, body in BLOCKS if kind == "python" and not label]
+
+
+@pytest.mark.parametrize("source", PYTHON, ids=["async", "blocking"])
+def test_library_examples_run(source, aws):
+    """The scripts of the quick start run as they stand."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        run_example(source)
+    assert out.getvalue().strip()
+    assert not out.getvalue().startswith("0 jobs")
+    assert "could not be read" not in out.getvalue()
+    assert aws.calls["DescribeTrainingJob"] > 0
+
+
+async def test_the_testing_example_passes(monkeypatch):
+    """The test that the README shows is a test that passes."""
+    (test,) = [
+        value
+        for name, value in vars(run_example(block("testing"))).items()
+        if name.startswith("test_")
+    ]
+    await test(monkeypatch)
+
+
+def entry_points(monkeypatch, module, label, value):
+    """Installs what an example's entry point names; returns the entry point's own name."""
+    ((wanted, points),) = tomllib.loads(block(label))["project"]["entry-points"].items()
+    ((name, target),) = points.items()
+    assert target.partition(":")[0].replace(".", "/") + ".py" in block(label.split()[0])
+    point = types.SimpleNamespace(name=name, load=lambda: value)
+    monkeypatch.setattr(module, "entry_points", lambda *, group: [point] if group == wanted else [])
+    return name
+
+
+WIRE = {
+    "ProcessingJobName": "prepare",
+    "ProcessingJobArn": "arn:aws:sagemaker:us-east-1:111111111111:processing-job/prepare",
+    "ProcessingJobStatus": "Completed",
+    "CreationTime": 1.7e9,
+    "Environment": {"camelCase": "kept"},
+    "AppSpecification": {"ImageUri": "image", "ContainerEntrypoint": []},
+    "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
+    "RoleArn": "arn:aws:iam::111111111111:role/Role",
+}
+
+
+def test_the_table_example_is_a_table(monkeypatch):
+    """The example is found by its entry point, fills records, and has a schema and a policy."""
+    table = run_example(block("table")).TABLE
+    assert isinstance(table, Table)
+    name = entry_points(monkeypatch, collector.tables, "table entry point", table)
+    assert load_table(name) is table
+    assert name == table.name
+    notes = Notes()
+    record = Flattener(table)(WIRE, "111111111111", ["team:ml"], notes)
+    assert list(record) == [column.name for column in table.columns]
+    assert record["creation_time"] == "2023-11-14T22:13:20.000Z"
+    assert record["app_specification"] == {"container_entrypoint": [], "image_uri": "image"}
+    assert (notes.drift, notes.coerced) == (["RoleArn"], [])
+    assert list(validate_lines(table, [orjson.dumps(record) + b"\n"])) == []
+    assert "sagemaker:ListProcessingJobs" in json.dumps(policy(table))
+
+
+async def test_the_sink_example_takes_a_run(monkeypatch, aws, tmp_path):
+    """The example is found by its entry point and keeps every record of a run."""
+    monkeypatch.chdir(tmp_path)
+    entry_points(monkeypatch, base, "sink entry point", run_example(block("sink")))
+    settings = Settings(
+        accounts="organization", role_name="Reader", sink="sqlite://jobs.db", regions=["us-east-1"]
+    )
+    assert isinstance(base.open_sink(settings.sink), Sink)
+    for taken in (1, 2):
+        async with Collector(settings) as c:
+            await c.run()
+        assert c.complete
+        with contextlib.closing(sqlite3.connect("jobs.db")) as database:
+            records = [json.loads(row[0]) for row in database.execute("SELECT * FROM records")]
+        assert len(records) == aws.calls["DescribeTrainingJob"] / taken == 2 * 30
+
+
+async def test_the_sink_example_hides_what_is_not_whole(monkeypatch, tmp_path):
+    """A run that did not end leaves the last whole one in place, and says where its own is."""
+    monkeypatch.chdir(tmp_path)
+    opened = run_example(block("sink")).open_sink("sqlite://jobs.db")
+    await opened.open()
+    await opened.write([b"{}\n"])
+    await opened.flush()
+    assert "partial" in await opened.close(whole=False)
+    assert await opened.close(whole=False) is None
+    with contextlib.closing(sqlite3.connect("jobs.db")) as database:
+        tables = database.execute("SELECT name FROM sqlite_master").fetchall()
+    assert tables == [("partial",)]
+
+
+async def test_the_sink_example_says_what_is_wrong(tmp_path):
+    """Where nothing can be written, one sentence says so before AWS is asked."""
+    opened = run_example(block("sink")).open_sink(f"sqlite://{tmp_path}/no/jobs.db")
+    with pytest.raises(errors.SinkError, match="Cannot write to"):
+        await opened.open()
+
+
+def test_durations_of_the_readme_are_durations():
+    """Each duration that the README gives as an example can be given."""
+    (line,) = [line for line in TEXT.splitlines() if line.startswith("A duration is")]
+    assert [parse_duration(word) for word in re.findall(r"`(\w+)`", line)]
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(TEXT), encoding="utf-8")
