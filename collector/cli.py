@@ -16,6 +16,7 @@ import click
 
 import collector
 
+_CALLER = "000000000000"
 _FORMATS = ("json-schema", "arrow", "spark", "athena", "bigquery", "duckdb", "markdown")
 _NOT_IN_DEMO = ("accounts", "role_name", "external_id", "role_session_name", "include_ou",
                 "exclude_accounts", "regions", "profile", "endpoint_url", "table")  # fmt: skip
@@ -76,7 +77,7 @@ def _option(name: str, field: Any) -> click.Option:
         [f"{flag}/--no-{flag[2:]}" if boolean else flag],
         default=None,
         is_flag=boolean,
-        multiple=not boolean,
+        multiple=extra["many"],
         metavar=None if boolean else extra["metavar"] or choices,
         help=f"{field.description}{_default(field.default, extra['metavar'])}",
     )
@@ -98,6 +99,15 @@ def _flags(params: dict[str, Any]) -> dict[str, Any]:
             continue
         flags[name] = ",".join(value) if isinstance(value, tuple) else value
     return flags
+
+
+def _settings(params: dict[str, Any], config: Path | None) -> Any:
+    from collector.settings import load_settings, unknown_variables  # noqa: PLC0415
+
+    settings = load_settings(_flags(params), file=config, environ=os.environ)
+    for name in unknown_variables(os.environ):
+        click.echo(f"collector: {name} is set, but there is no such setting.", err=True)
+    return settings
 
 
 def _guarded(action: Callable[[], int]) -> None:
@@ -133,7 +143,8 @@ _CONFIG = click.option(
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit status: 0 all complete, 1 nothing could be done, 2 bad usage, 3 incomplete.",
+    epilog="Exit status: 0 complete, 1 nothing could be done, 2 bad usage, 3 incomplete, "
+    "130 and 143 stopped by SIGINT and SIGTERM.",
 )
 @click.version_option(collector.__version__, prog_name="collector")
 def cli() -> None:
@@ -151,12 +162,8 @@ def run(config: Path | None, **params: Any) -> None:
 
     def action() -> int:
         from collector import console  # noqa: PLC0415
-        from collector.settings import load_settings, unknown_variables  # noqa: PLC0415
 
-        settings = load_settings(_flags(params), file=config, environ=os.environ)
-        for name in unknown_variables(os.environ):
-            click.echo(f"collector: {name} is set, but there is no such setting.", err=True)
-        return console.run(settings)
+        return console.run(_settings(params, config))
 
     _guarded(action)
 
@@ -173,10 +180,8 @@ def plan(config: Path | None, *, as_json: bool, **params: Any) -> None:
 
     def action() -> int:
         from collector import plan as preflight  # noqa: PLC0415
-        from collector.settings import load_settings  # noqa: PLC0415
 
-        settings = load_settings(_flags(params), file=config, environ=os.environ)
-        return preflight.run(settings, as_json=as_json)
+        return preflight.run(_settings(params, config), as_json=as_json)
 
     _guarded(action)
 
@@ -193,10 +198,20 @@ def plan(config: Path | None, *, as_json: bool, **params: Any) -> None:
 )
 @click.option("--rate", type=float, help="Describes a second allowed in each account and region.")
 @click.option(
-    "--faults", default=0.0, type=click.FloatRange(0, 0.5), help="Share of failing calls."
+    "--faults",
+    show_default=True,
+    default=0.0,
+    type=click.FloatRange(0, 0.5),
+    help="Share of failing calls.",
 )
-@click.option("--latency", default=0.0, type=click.FloatRange(0), help="Seconds a call takes.")
-@click.option("--seed", default=0, help="Another seed is another estate.")
+@click.option(
+    "--latency",
+    show_default=True,
+    default=0.0,
+    type=click.FloatRange(0),
+    help="Seconds a call takes.",
+)
+@click.option("--seed", show_default=True, default=0, help="Another seed is another estate.")
 def demo(
     *, accounts: int, regions: int, jobs: int, rate: float | None, faults: float, latency: float,
     seed: int, **params: Any,
@@ -290,13 +305,23 @@ def iam_policy(
         import json  # noqa: PLC0415
 
         from collector import iam  # noqa: PLC0415
+        from collector.errors import ConfigurationError  # noqa: PLC0415
         from collector.tables import load_table  # noqa: PLC0415
 
+        if trust and caller:
+            raise ConfigurationError("--trust and --caller are two policies: ask for one.")
+        if not trust and (principal or external_id or organization_id):
+            raise ConfigurationError("--principal and the ids belong to --trust.")
         if trust:
-            who = principal or "arn:aws:iam::<CALLER ACCOUNT ID>:root"
-            document = iam.trust_policy(who, external_id, organization_id)
+            document = iam.trust_policy(principal or _CALLER, external_id, organization_id)
+            if principal is None:
+                # Not an account's number: what is pasted unread must not trust a stranger.
+                document["Statement"][0]["Principal"]["AWS"] = "arn:aws:iam::CALLER_ACCOUNT_ID:root"
+                click.echo("collector: put the caller's account id in, or --principal.", err=True)
         elif caller:
-            document = iam.caller_policy(load_table(table), role_name or "<ROLE NAME>")
+            document = iam.caller_policy(load_table(table), role_name or "ROLE_NAME")
+            if role_name is None:
+                click.echo("collector: put the role's name in, or give --role-name.", err=True)
         else:
             document = iam.policy(load_table(table))
         click.echo(json.dumps(document, indent=2))

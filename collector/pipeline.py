@@ -11,7 +11,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -228,16 +228,46 @@ class Collector:
         await sink.flush()
 
 
-def collect(
-    settings: Settings | None = None, *, observers: Iterable[Observer] = ()
-) -> Iterator[Record]:
+def collect(settings: Settings | None = None, *, observers: Iterable[Observer] = ()) -> Collection:
     """Every record, as a blocking iterator for scripts and tasks; works under a running loop too.
 
-    Raises what `Collector.records` raises. Breaking out of the loop ends the crawl.
+    Iterating raises what `Collector.records` raises. Breaking out of the loop ends the crawl.
     """
+    return Collection(Collector(settings, observers=observers))
+
+
+class Collection(Iterator[Record]):
+    """A blocking iterator of records; made by `collect`. `close` ends it early."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+        self._records = _pumped(collector)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Record:
+        return next(self._records)
+
+    def close(self) -> None:
+        """End the crawl, its thread and its sockets; does nothing after the last record."""
+        self._records.close()
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The run report (see `collector.report`), as it stands."""
+        return self._collector.report
+
+    @property
+    def complete(self) -> bool:
+        """True once the run has ended with nothing missing."""
+        return self._collector.complete
+
+
+def _pumped(collector: Collector) -> Generator[Record, None, None]:
     batches: queue.Queue[list[Record] | BaseException | None] = queue.Queue()
     started = threading.Event()
-    pump = _Pump(Collector(settings, observers=observers), batches, started)
+    pump = _Pump(collector, batches, started)
     thread = threading.Thread(target=pump.run, name="collector", daemon=True)
     thread.start()
     started.wait()

@@ -112,6 +112,11 @@ def _account_ids(value: Any) -> Any:
     return tuple(dict.fromkeys(str(item) for item in ids))
 
 
+def _on_or_off(value: Any) -> Any:
+    """YAML reads an unquoted on or off as a boolean."""
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
 def _accounts(value: Any) -> Any:
     if isinstance(value, str) and value.strip() in {"current", "organization"}:
         return value.strip()
@@ -136,8 +141,11 @@ Duration = Annotated[float, BeforeValidator(parse_duration)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 
 
-def _setting(default: Any, help_: str, *, group: str, metavar: str = "") -> Any:
-    extra: dict[str, Any] = {"group": group, "metavar": metavar}
+def _setting(
+    default: Any, help_: str, *, group: str, metavar: str = "", name_list: bool = False
+) -> Any:
+    many = name_list or "," in metavar or "=" in metavar
+    extra: dict[str, Any] = {"group": group, "metavar": metavar, "many": many}
     return Field(default, description=help_, json_schema_extra=extra, validate_default=False)
 
 
@@ -160,6 +168,7 @@ class Settings(BaseSettings):
         "Accounts to read: current, organization (every ACTIVE account), or a list of ids.",
         group=WHAT,
         metavar="WHICH",
+        name_list=True,
     )
     role_name: str | None = _setting(
         None,
@@ -279,7 +288,7 @@ class Settings(BaseSettings):
         None, "Folder or prefix for state (a later release).", group=FAULTS, metavar="URI"
     )
 
-    progress: Literal["auto", "on", "off"] = _setting(
+    progress: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)] = _setting(
         "auto", "Progress bar on stderr; auto shows it on a terminal.", group=SHOWN
     )
     log_format: Literal["auto", "json", "console"] = _setting(
@@ -320,6 +329,8 @@ class Settings(BaseSettings):
     @field_validator("role_name")
     @classmethod
     def _role(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith("arn:"):
+            raise ValueError("takes the role's name (Name or path/Name), not its ARN")
         if value is not None and not re.fullmatch(
             r"/?([\x21-\x7e]+/)*[\w+=,.@-]{1,64}", value, re.ASCII
         ):
@@ -503,9 +514,24 @@ def _from_file(file: str | Path) -> dict[str, Any]:
     return {str(k).replace("-", "_"): v for k, v in content.items() if v is not None}
 
 
+_KINDS = {
+    "bool_parsing": "takes true or false",
+    "bool_type": "takes true or false",
+    "float_parsing": "takes a number",
+    "float_type": "takes a number",
+    "int_from_float": "takes a whole number",
+    "int_parsing": "takes a whole number",
+    "int_type": "takes a whole number",
+    "string_type": "takes text",
+    "dict_type": "takes NAME=VALUE",
+}
+
+
 def _explain(item: Any, layers: list[tuple[str, dict[str, Any]]]) -> str:
     """One sentence for one pydantic error: where the value stands and what is wrong with it."""
-    message = str(item["msg"]).removeprefix("Value error, ")
+    message = _KINDS.get(item["type"], str(item["msg"]).removeprefix("Value error, "))
+    if item["type"] == "literal_error":
+        message = f"takes {item['ctx']['expected']}"
     if not item["loc"]:
         return f"{message[:1].upper()}{message[1:]}."
     name = str(item["loc"][0])

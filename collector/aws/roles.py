@@ -74,8 +74,8 @@ class RoleCredentials:
             self._renew_at = self._now() + 1.0  # the old keys still serve; try again soon
             return
         except CallError as error:
-            self._refusal = error
-            raise
+            self._refusal = _explained(error, self._params["RoleArn"])
+            raise self._refusal from error
         given = answer["Credentials"]
         expires = _epoch(given["Expiration"])
         lifetime = expires - self._now()
@@ -85,14 +85,18 @@ class RoleCredentials:
         self._renew_at = expires - min(REFRESH_AHEAD, lifetime / 5)
 
 
-def denied_role(error: CallError, role_arn: str) -> str:
-    """One sentence for a role that cannot be assumed."""
-    if isinstance(error, DeniedError):
-        return (
-            f"Role {role_arn} cannot be assumed: it does not exist, does not trust the caller "
-            f"(check its trust policy and the external id), or the caller may not sts:AssumeRole."
-        )
-    return f"Role {role_arn} cannot be assumed: {error}"
+def _explained(error: CallError, role_arn: str) -> CallError:
+    """The refusal of a role, with what is most likely behind it."""
+    if not isinstance(error, DeniedError):
+        return error
+    return DeniedError(
+        error.operation,
+        error.code,
+        f"role {role_arn} cannot be assumed: it does not exist, it does not trust the caller "
+        "(see its trust policy and the external id), or the caller may not sts:AssumeRole",
+        status=error.status,
+        request_id=error.request_id,
+    )
 
 
 def _epoch(value: Any) -> float:

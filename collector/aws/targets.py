@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from collector.aws.client import Access, AwsClient, Patience
 from collector.aws.retry import RETRYABLE
-from collector.aws.roles import RoleCredentials, denied_role
+from collector.aws.roles import RoleCredentials
 from collector.aws.sessions import CallerCredentials, CredentialSource
 from collector.errors import (
     CallError,
@@ -235,8 +235,7 @@ class Targets:
             return [Unreachable(Target(account, EVERY_REGION), Outcome.FAILED, str(error))]
         except CallError as error:
             outcome = Outcome.DENIED if isinstance(error, DeniedError) else Outcome.FAILED
-            sentence = denied_role(error, account.role_arn or "")
-            return [Unreachable(Target(account, EVERY_REGION), outcome, sentence)]
+            return [Unreachable(Target(account, EVERY_REGION), outcome, str(error))]
         with_service = await self.service_regions()
         known = set(await self._client.sdk.regions("ec2", (await self.identity()).partition))
         enabled = await self.enabled_regions(account)

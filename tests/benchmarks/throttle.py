@@ -57,9 +57,8 @@ class Cubic:
 
     def rate(self, now: float) -> float:
         knee = math.cbrt(max(self._max - self._low, 0.0) / 0.4)
-        return float(self._max + 0.4 * (now - self._at - knee) ** 3) if self._max else self._slow(now)
-
-    def _slow(self, now: float) -> float:
+        if self._max:
+            return float(self._max + 0.4 * (now - self._at - knee) ** 3)
         return float(self._low * 2 ** (now - self._at))
 
     def sent(self, now: float, *, waited: bool) -> None: ...
