@@ -20,6 +20,7 @@ from botocore.awsrequest import create_request_object
 from botocore.exceptions import BotoCoreError
 from botocore.httpsession import get_cert_path
 from botocore.parsers import create_parser
+from botocore.utils import get_environ_proxies
 from yarl import URL
 
 import collector
@@ -174,6 +175,8 @@ def _capture(
         unsigned=unsigned,
         signing_name=signing.get("signing_name") or request_signer.signing_name,
         signing_region=signing.get("region") or request_signer.region_name,
+        # HTTPS_PROXY, NO_PROXY and so on, read as the SDK reads them.
+        proxy=get_environ_proxies(prepared.url).get(url.scheme),
     )
     built = Built(
         template,

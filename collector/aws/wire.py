@@ -29,6 +29,7 @@ class Template:
     """A request without its body: where one operation of a service goes in one region.
 
     ``headers`` are signed, in lower case, ``host`` among them; ``unsigned`` are only sent.
+    ``proxy`` is the URL of the proxy to go through, or None.
     """
 
     operation: str
@@ -38,6 +39,7 @@ class Template:
     unsigned: Mapping[str, str]
     signing_name: str
     signing_region: str
+    proxy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,6 @@ class Wire:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            # Proxies come from the same variables as the SDK's: HTTPS_PROXY, NO_PROXY and so on.
-            trust_env=True,
             connector=aiohttp.TCPConnector(limit=self._connections, ttl_dns_cache=60),
             timeout=aiohttp.ClientTimeout(
                 total=self._timeouts.total,
@@ -139,6 +139,11 @@ class Wire:
         )
         headers.update(template.unsigned)
         async with self._session.post(
-            template.url, data=body, headers=headers, ssl=self._ssl, allow_redirects=False
+            template.url,
+            data=body,
+            headers=headers,
+            proxy=template.proxy,
+            ssl=self._ssl,
+            allow_redirects=False,
         ) as response:
             return Answer(now, response.status, response.headers, await response.read())
