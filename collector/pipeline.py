@@ -33,7 +33,7 @@ QUEUE = 1_000
 BATCH = 500
 """Records handed on at once, at most; fewer when the crawl is slower than who takes them."""
 
-LINGER = 0.02
+LINGER = 0.05
 """Seconds that a record may wait for others: handed on one at a time it would cost twice."""
 
 T = TypeVar("T")
