@@ -128,7 +128,7 @@ def _guarded(action: Callable[[], int]) -> None:
     if trace is not None:
         traceback.print_exception(trace)
     for line in message.splitlines():
-        click.echo(f"collector: {line}", err=True)
+        click.echo(f"collector: {line}{'' if line.endswith(('.', '?')) else '.'}", err=True)
     sys.exit(status)
 
 

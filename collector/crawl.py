@@ -159,7 +159,9 @@ class Crawl:
                     await active.acquire()
                     if self._halted.is_set():
                         break
-                    group.create_task(self._crawl_one(make(target), active))
+                    crawl = make(target)
+                    self._crawls.add(crawl)
+                    group.create_task(self._crawl_one(crawl, active))
                 halting.cancel()
         except BaseExceptionGroup as errors:
             raise first_error(errors) from errors
@@ -182,7 +184,6 @@ class Crawl:
             found.put_nowait(None)
 
     async def _crawl_one(self, crawl: TargetCrawl, active: asyncio.Semaphore) -> None:
-        self._crawls.add(crawl)
         try:
             await crawl.run()
         finally:

@@ -11,6 +11,9 @@ from typing import Literal, Protocol
 
 from collector.model import Outcome, Target
 
+INTERRUPTED = "interrupted before it was read whole"
+"""Error of a target, and of its jobs, where the run was stopped."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
@@ -91,7 +94,7 @@ class BytesDelivered:
 
 @dataclass(frozen=True, slots=True)
 class SinkClosed:
-    """The reader went away, as `head` does: the run ends here, and nobody is to be troubled."""
+    """The sink takes no more, since it failed or its reader went away: the run ends here."""
 
 
 @dataclass(frozen=True, slots=True)

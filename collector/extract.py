@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from collector.aws.client import Access, AwsClient
+from collector.aws.retry import clean
 from collector.aws.tags import BULK_PAGE, bulk_tags, listed_tags
 from collector.errors import (
     CallError,
@@ -25,6 +26,7 @@ from collector.errors import (
     TransientError,
 )
 from collector.events import (
+    INTERRUPTED,
     FieldsNoted,
     JobEmitted,
     JobFailed,
@@ -36,12 +38,15 @@ from collector.events import (
     Warned,
 )
 from collector.flatten import Flattener, Notes, epoch_seconds
-from collector.listing import Job, Listing
+from collector.listing import SAME_JOB, Job, Listing
 from collector.model import Outcome, Record, Table, Target, Wire
 from collector.redact import redact
 
 WINDOW = 64
 """Jobs of one target that are described or waiting for the sink at once."""
+
+PAGES_AHEAD = 1
+"""Pages listed and tagged that wait for their describes; one more is in the lister's hand."""
 
 ATTEMPTS_IN_PLACE = 4
 """Attempts before a job is put off to the end of its target, out of the others' way."""
@@ -54,9 +59,6 @@ DENIALS = 10
 
 TAGS_YOUNG = 3600.0
 """Seconds. A job younger than this may have tags that GetResources does not show yet."""
-
-SAME_JOB = 1.0
-"""Seconds by which list and describe may differ on one job's creation time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +144,14 @@ class TargetCrawl:
         try:
             await self._crawl()
         except asyncio.CancelledError:
-            self._finish(Outcome.FAILED, "interrupted before it was read whole")
+            self._finish(Outcome.FAILED, INTERRUPTED)
             raise
         finally:
             self._close(started)
 
     def halt(self) -> None:
         """Start nothing more; what is under way is finished."""
-        self._finish(Outcome.FAILED, "interrupted before it was read whole")
+        self._finish(Outcome.FAILED, INTERRUPTED)
         self._access.patience.abandon()
 
     def _finish(self, outcome: Outcome, error: str) -> None:
@@ -172,36 +174,42 @@ class TargetCrawl:
         )
 
     async def _crawl(self) -> None:
-        pages: asyncio.Queue[tuple[list[Job], _Tags] | None] = asyncio.Queue(maxsize=1)
+        if self._halted:
+            return
+        pages: asyncio.Queue[tuple[list[Job], _Tags] | None] = asyncio.Queue()
+        ahead = asyncio.Semaphore(PAGES_AHEAD)
         try:
             async with asyncio.TaskGroup() as group:
-                self._lister = group.create_task(self._list(pages))
+                self._lister = group.create_task(self._list(pages, ahead))
+                # However the lister ends, also cancelled before its first step, so do the pages.
+                self._lister.add_done_callback(lambda _: pages.put_nowait(None))
                 while (page := await pages.get()) is not None:
+                    ahead.release()
                     await self._dispatch(group, *page)
                     if len(self._deferred) > MOST_DEFERRED:
                         await self._again()
         except BaseExceptionGroup as errors:
             raise first_error(errors) from errors
         if self._end is None:
-            await self._take_recreated()
+            self._take_recreated()
         while self._deferred and not self._halted:
             await self._again()
 
-    async def _list(self, pages: asyncio.Queue[tuple[list[Job], _Tags] | None]) -> None:
+    async def _list(
+        self, pages: asyncio.Queue[tuple[list[Job], _Tags] | None], ahead: asyncio.Semaphore
+    ) -> None:
         try:
             async for jobs in self._listing:
                 self._enter(jobs)
                 self._note_malformed()
                 if jobs:
-                    await pages.put((jobs, await self._page_tags(jobs)))
+                    tags = await self._page_tags(jobs)
+                    await ahead.acquire()
+                    pages.put_nowait((jobs, tags))
         except CollectorError as error:
             await self._cannot_list(error)
-        except asyncio.CancelledError:
-            if pages.full():
-                pages.get_nowait()  # its jobs are still accounted for, as listed
-            pages.put_nowait(None)
-            raise
-        await pages.put(None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost other targets
+            self._end = self._end or (Outcome.FAILED, _unexpected(error))
 
     def _enter(self, jobs: Iterable[Job]) -> None:
         jobs = list(jobs)
@@ -268,10 +276,9 @@ class TargetCrawl:
         except BaseExceptionGroup as errors:
             raise first_error(errors) from errors
 
-    async def _take_recreated(self) -> None:
+    def _take_recreated(self) -> None:
         """Jobs seen only because another of the same name, listed before, was deleted."""
-        last = self._listing.last_created or 0.0
-        jobs = [job for job in self._recreated.values() if job.created > last + SAME_JOB]
+        jobs = [job for job in self._recreated.values() if not self._listing.has_listed(job)]
         self._recreated.clear()
         if jobs:
             self._enter(jobs)
@@ -301,6 +308,8 @@ class TargetCrawl:
             raise
         except CollectorError as error:
             self._refused(job, error)
+        except Exception as error:  # noqa: BLE001 - nor other jobs
+            self._fail(job, operation.name, _unexpected(error))
         finally:
             self._let_go()
 
@@ -401,6 +410,10 @@ class TargetCrawl:
 
     def _warn(self, message: str) -> None:
         self._observe(Warned(message, *self._target.key))
+
+
+def _unexpected(error: Exception) -> str:
+    return clean(f"unexpected {type(error).__name__}: {error}")
 
 
 def _kind(error: CollectorError) -> str:

@@ -16,6 +16,9 @@ from collector.errors import RejectedError
 from collector.flatten import epoch_seconds
 from collector.model import Table, Wire
 
+SAME_JOB = 1.0
+"""Seconds by which list and describe may differ on one job's creation time."""
+
 _OVERLAP = 2.0
 """Seconds before the last creation time at which a list is taken up again: the filter is
 exclusive, and a service may keep whole seconds only."""
@@ -81,6 +84,17 @@ class Listing:
 
     def __aiter__(self) -> AsyncIterator[list[Job]]:
         return self._pages()
+
+    def has_listed(self, job: Job) -> bool:
+        """Whether the list, once at its end, has brought ``job``."""
+        if self.last_created is None or job.created > self.last_created + SAME_JOB:
+            return False
+        if job.created < self.last_created - _OVERLAP:
+            return True  # the list is past it
+        return any(
+            arn == job.arn and abs(created - job.created) < SAME_JOB
+            for arn, created in self._recent
+        )
 
     async def _pages(self) -> AsyncIterator[list[Job]]:
         token: str | None = None

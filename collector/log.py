@@ -110,7 +110,7 @@ class LogObserver:
                     seconds=round(event.seconds, 3),
                     **({"error": event.error} if event.error else {}),
                 )
-            case events.JobFailed(target=target):
+            case events.JobFailed(target=target) if event.error != events.INTERRUPTED:
                 self._failed[target.key] += 1
                 if self._failed[target.key] <= _MOST_FAILURES:
                     self._log.warning(

@@ -19,7 +19,7 @@ from typing import Any, Generic, Self, TypeVar
 import orjson
 
 from collector.crawl import Crawl
-from collector.errors import CollectorError, SinkClosedError
+from collector.errors import CollectorError, SinkError
 from collector.events import BytesDelivered, Event, Observer, RunEnded, SinkClosed, Warned
 from collector.extract import first_error
 from collector.model import Record, Target
@@ -121,6 +121,7 @@ class Collector:
         self._task: asyncio.Task[None] | None = None
         self._halted = False
         self._cut = False
+        self._failure: str | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -207,7 +208,7 @@ class Collector:
         async def deliver(_target: Target, record: Record) -> None:
             await stream.put(record)
 
-        error: str | None = "stopped before the end"
+        error: str | None = None
         listening = True
         try:
             await self._crawl.run(deliver)
@@ -215,9 +216,11 @@ class Collector:
         except asyncio.CancelledError:
             if not self._cut:
                 listening = False
+                error = self._failure or "stopped before the end"
                 raise
-        except CollectorError as failure:
-            error = str(failure)
+            error = "interrupted"
+        except Exception as failure:
+            error = str(failure) or type(failure).__name__
             raise
         finally:
             self._observe(RunEnded(time.time(), error))
@@ -229,7 +232,8 @@ class Collector:
             lines = [orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records]
             try:
                 await sink.write(lines)
-            except SinkClosedError:
+            except SinkError as failure:
+                self._failure = str(failure)
                 self._observe(SinkClosed())
                 raise
             self._observe(BytesDelivered(len(lines), sum(map(len, lines))))

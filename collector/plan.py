@@ -125,6 +125,14 @@ async def _look(target: Target, aws: Aws, partition: str) -> TargetPlan:
         *target.key, targets.credentials(target.account), Patience(PATIENCE, time.monotonic)
     )
     plan = TargetPlan(*target.key)
+    try:
+        await access.credentials.get()
+    except DeniedError as error:
+        return TargetPlan(
+            *target.key, outcome=Outcome.DENIED, missing=["sts:AssumeRole"], error=str(error)
+        )
+    except CollectorError as error:
+        return TargetPlan(*target.key, outcome=Outcome.FAILED, error=str(error))
     params = {**table.list.params, table.list.page_size_param: table.list.page_size}
     try:
         page = await client.json(

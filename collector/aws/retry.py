@@ -5,6 +5,7 @@ The only place that knows AWS's error codes, and the only use of tenacity.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
@@ -112,7 +113,7 @@ def read_json(operation: str, answer: Answer, required: Iterable[str] = ()) -> W
     try:
         content = orjson.loads(answer.body)
     except orjson.JSONDecodeError:
-        content = None
+        content = _loads_leniently(answer.body)
     if answer.status == 200:  # noqa: PLR2004
         if not isinstance(content, dict):
             raise _unreadable(operation, answer, "the answer is not JSON")
@@ -122,6 +123,16 @@ def read_json(operation: str, answer: Answer, required: Iterable[str] = ()) -> W
     message = fields.get("message") or fields.get("Message") or fields.get("errorMessage") or ""
     # "com.amazonaws.sagemaker#ThrottlingException:http://..." is ThrottlingException.
     raise service_error(operation, answer, str(code).rpartition("#")[2].split(":")[0], message)
+
+
+def _loads_leniently(body: bytes) -> Any:
+    """JSON that orjson refuses: half a surrogate pair (read as U+FFFD), numbers beyond float."""
+    try:
+        text = json.dumps(json.loads(body), ensure_ascii=False)
+        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return json.loads(whole)
+    except (ValueError, RecursionError):
+        return None
 
 
 def read_built(built: Built, answer: Answer, required: Iterable[str] = ()) -> Wire:

@@ -31,8 +31,8 @@ async def bulk_tags(
         required=("ResourceTagMappingList",),
     )
     found: dict[str, list[str] | None] = {}
-    for item in answer["ResourceTagMappingList"]:
-        found[str(item.get("ResourceARN"))] = tag_strings(item.get("Tags") or [])
+    for item in _objects("GetResources", answer["ResourceTagMappingList"]):
+        found[str(item.get("ResourceARN"))] = tag_strings("GetResources", item.get("Tags") or [])
     # Pagination goes with filters, not with ARNs; if a token comes all the same, more is missing.
     return found, not answer.get("PaginationToken")
 
@@ -50,16 +50,27 @@ async def listed_tags(client: AwsClient, access: Access, table: Table, arn: str)
         answer = await client.json(
             access, table.service, operation.name, params, required=(operation.items,)
         )
-        tags += answer[operation.items]
+        tags += _objects(operation.name, answer[operation.items])
         token = answer.get("NextToken")
         if not token:
-            return tag_strings(tags)
+            return tag_strings(operation.name, tags)
         if token in tokens:
             raise RejectedError(operation.name, "EndlessList", "the same NextToken came twice")
         tokens.add(token)
         params = {**params, "NextToken": token}
 
 
-def tag_strings(tags: list[Any]) -> list[str]:
+def tag_strings(operation: str, tags: Any) -> list[str]:
     """``key:value`` for each tag, sorted; an empty value gives ``key:``."""
-    return sorted(f"{tag['Key']}:{tag.get('Value') or ''}" for tag in tags)
+    return sorted(
+        f"{tag['Key']}:{tag.get('Value') or ''}" for tag in _objects(operation, tags, "Key")
+    )
+
+
+def _objects(operation: str, items: Any, *members: str) -> list[dict[str, Any]]:
+    """``items`` if it is what it should be, a list of objects with ``members``."""
+    if isinstance(items, list) and all(
+        isinstance(item, dict) and all(member in item for member in members) for item in items
+    ):
+        return items
+    raise RejectedError(operation, "UnreadableAnswer", "the answer is not of the form it should be")

@@ -1,0 +1,110 @@
+"""Tags, in bulk and one resource at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from collector.aws.tags import bulk_tags, listed_tags, tag_strings
+from collector.errors import DeniedError, RejectedError
+from collector.tables import load_table
+
+TABLE = load_table()
+ARN = "arn:aws:sagemaker:us-east-1:111111111111:training-job/a"
+
+
+class Client:
+    """Answers calls in turn, and remembers what was asked."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[str, str, dict[str, Any], tuple[str, ...]]] = []
+
+    async def json(self, _access, service, operation, params, *, required=()):
+        self.asked.append((service, operation, dict(params), required))
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def tags(**values: str | None) -> list[dict[str, str | None]]:
+    return [{"Key": key, "Value": value} for key, value in values.items()]
+
+
+def test_tags_are_sorted_strings():
+    """Each tag is key:value, an empty value leaves key:, and the strings are sorted."""
+    assert tag_strings([]) == []
+    assert tag_strings([*tags(b="2", a=""), {"Key": "c"}, {"Key": "a:b", "Value": "x:y"}]) == [
+        "a:",
+        "a:b:x:y",
+        "b:2",
+        "c:",
+    ]
+    assert tag_strings(tags(Z="1", a="1", é="1")) == ["Z:1", "a:1", "é:1"]
+
+
+async def test_every_page_of_one_resource_is_read():
+    """ListTags is asked until no token comes, and what all pages brought is sorted as one."""
+    client = Client(
+        {"Tags": tags(b="1"), "NextToken": "t1"},
+        {"Tags": [], "NextToken": "t2"},
+        {"Tags": tags(a="2")},
+    )
+    assert await listed_tags(client, None, TABLE, ARN) == ["a:2", "b:1"]
+    first = {"ResourceArn": ARN, "MaxResults": 100}
+    assert [params for _, _, params, _ in client.asked] == [
+        first,
+        first | {"NextToken": "t1"},
+        first | {"NextToken": "t2"},
+    ]
+    assert {(s, o, r) for s, o, _, r in client.asked} == {("sagemaker", "ListTags", ("Tags",))}
+
+
+async def test_a_token_that_repeats_is_refused():
+    """Pages of tags that never end are an error, not a loop."""
+    client = Client(*[{"Tags": [], "NextToken": "same"}] * 5)
+    with pytest.raises(RejectedError, match="EndlessList"):
+        await listed_tags(client, None, TABLE, ARN)
+    assert len(client.asked) == 2
+
+
+async def test_many_resources_are_read_in_one_call():
+    """GetResources is given the ARNs alone; who has tags is in the answer, the rest is not."""
+    client = Client(
+        {
+            "ResourceTagMappingList": [
+                {"ResourceARN": ARN, "Tags": tags(b="1", a="")},
+                {"ResourceARN": ARN + "2"},
+            ],
+            "PaginationToken": "",
+        }
+    )
+    found, whole = await bulk_tags(client, None, [ARN, ARN + "2", ARN + "3"])
+    assert found == {ARN: ["a:", "b:1"], ARN + "2": []}
+    assert whole
+    assert client.asked == [
+        (
+            "resourcegroupstaggingapi",
+            "GetResources",
+            {"ResourceARNList": [ARN, ARN + "2", ARN + "3"]},
+            ("ResourceTagMappingList",),
+        )
+    ]
+
+
+async def test_a_bulk_answer_that_goes_on_is_not_whole():
+    """A pagination token says that who is not in the answer may have tags all the same."""
+    client = Client({"ResourceTagMappingList": [], "PaginationToken": "more"})
+    assert await bulk_tags(client, None, [ARN]) == ({}, False)
+
+
+async def test_a_refusal_is_the_callers():
+    """An error of either call is raised as it is."""
+    for ask in (
+        lambda client: bulk_tags(client, None, [ARN]),
+        lambda client: listed_tags(client, None, TABLE, ARN),
+    ):
+        with pytest.raises(DeniedError):
+            await ask(Client(DeniedError("ListTags", "AccessDeniedException")))

@@ -1,0 +1,238 @@
+"""The adaptive limit against a token bucket, as AWS keeps one, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from collector.aws.throttle import Limit, Limits
+from collector.testing import ManualClock
+
+SCOPE = ("111111111111", "us-east-1", "DescribeTrainingJob")
+
+
+@dataclass
+class Bucket:
+    """A service that serves ``rate(now)`` calls a second after a burst."""
+
+    clock: Callable[[], float]
+    rate: Callable[[float], float]
+    burst: float
+    tokens: float = 0.0
+    since: float = 0.0
+    served: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tokens = self.burst
+
+    def ask(self) -> bool:
+        now = self.clock()
+        self.tokens = min(self.burst, self.tokens + (now - self.since) * self.rate(now))
+        self.since = now
+        if self.tokens >= 1.0:
+            self.tokens -= 1.0
+            self.served.append(now)
+            return True
+        self.refused.append(now)
+        return False
+
+    def per_second(self, start: float, end: float) -> float:
+        return sum(start <= at < end for at in self.served) / (end - start)
+
+    @property
+    def asked(self) -> int:
+        return len(self.served) + len(self.refused)
+
+
+async def drive(clock: ManualClock, limit: Limit, bucket: Bucket, seconds: float) -> None:
+    """Make calls that take no time, as fast as the limit allows."""
+    while clock() < seconds:
+        await limit.acquire()
+        tell(limit, clock(), accepted=bucket.ask())
+
+
+def tell(limit: Limit, sent_at: float, *, accepted: bool) -> None:
+    if accepted:
+        limit.accepted(sent_at)
+    else:
+        limit.throttled(sent_at)
+
+
+def limit_of(clock: ManualClock, **options: float) -> Limit:
+    return Limit(clock=clock, sleep=clock.sleep, **options)
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst"), [(2.0, 2.0), (2.0, 10.0), (5.0, 5.0), (20.0, 40.0), (100.0, 200.0)]
+)
+async def test_the_limit_is_found_and_kept(clock, rate, burst):
+    """Within a minute the allowed rate is used almost whole, and few calls are refused."""
+    bucket = Bucket(clock, lambda _: rate, burst)
+    await drive(clock, limit_of(clock), bucket, 300)
+    assert bucket.per_second(60, 300) == pytest.approx(rate, rel=0.1)
+    assert len(bucket.refused) < 0.03 * bucket.asked
+
+
+async def test_the_limit_is_found_by_calls_that_take_time(clock):
+    """The same with many calls under way, whose answers tell of the past."""
+    limit, bucket = limit_of(clock), Bucket(clock, lambda _: 20.0, 40.0)
+
+    async def work() -> None:
+        while clock() < 300:
+            await limit.acquire()
+            sent_at = clock()
+            accepted = bucket.ask()
+            await clock.sleep(0.4)
+            tell(limit, sent_at, accepted=accepted)
+
+    await asyncio.gather(*(work() for _ in range(64)))
+    assert bucket.per_second(60, 300) == pytest.approx(20.0, rel=0.15)
+    assert len(bucket.refused) < 0.05 * bucket.asked
+
+
+async def test_without_refusals_the_rate_grows(clock):
+    """A service without a limit gets hundreds of calls a second within seconds."""
+    limit = limit_of(clock)
+    await drive(clock, limit, Bucket(clock, lambda _: 1e6, 1e6), 4)
+    assert limit.rate > 200
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+async def test_a_changed_limit_is_followed(clock, factor):
+    """When the service halves or doubles its rate, calls follow within a minute and a half."""
+    bucket = Bucket(clock, lambda now: 20.0 if now < 120 else 20.0 * factor, 20.0)
+    await drive(clock, limit_of(clock), bucket, 360)
+    assert bucket.per_second(60, 120) == pytest.approx(20.0, rel=0.1)
+    assert bucket.per_second(210, 360) == pytest.approx(20.0 * factor, rel=0.15)
+    late = [at for at in bucket.refused if at > 210]
+    assert len(late) < 0.05 * bucket.per_second(210, 360) * 150
+
+
+async def test_a_cap_is_never_passed(clock):
+    """With a cap, no second sees more calls than it, whatever the service would allow."""
+    bucket = Bucket(clock, lambda _: 1e6, 1e6)
+    limit = limit_of(clock, cap=5.0)
+    await drive(clock, limit, bucket, 60)
+    served = bucket.served
+    assert limit.rate <= 5.0
+    assert all(later - first >= 0.99 for first, later in zip(served, served[5:], strict=False))
+    assert len(served) == pytest.approx(300, abs=2)
+
+
+async def test_headroom_uses_less_than_the_whole():
+    """With headroom fewer calls are made, and fewer of them refused, than without."""
+    buckets = []
+    for headroom in (1.0, 0.5):
+        own = ManualClock(auto=True)
+        buckets.append(Bucket(own, lambda _: 20.0, 40.0))
+        await drive(own, limit_of(own, headroom=headroom), buckets[-1], 300)
+    full, half = buckets
+    assert half.per_second(60, 300) < full.per_second(60, 300)
+    assert len(half.refused) < len(full.refused)
+
+
+async def test_a_refusal_slows_the_next_calls(clock):
+    """The pace after a refusal is below the pace before it."""
+    limit, bucket = limit_of(clock), Bucket(clock, lambda _: 20.0, 40.0)
+    while not bucket.refused:
+        await limit.acquire()
+        before, sent_at = limit.rate, clock()
+        tell(limit, sent_at, accepted=bucket.ask())
+    assert limit.rate < before
+    await limit.acquire()
+    assert clock() - sent_at >= 0.99 / before
+
+
+async def test_late_answers_to_one_burst_count_once(clock):
+    """Many refusals of calls that were sent before the last cut do not cut again."""
+    limit = limit_of(clock)
+    for _ in range(100):
+        await limit.acquire()
+        tell(limit, clock(), accepted=True)
+    sent_at = clock()
+    tell(limit, sent_at, accepted=False)
+    rate = limit.rate
+    for _ in range(50):
+        tell(limit, sent_at, accepted=False)
+    assert limit.rate == rate
+
+
+async def test_turns_come_in_the_order_they_were_asked_for(clock):
+    """Waiters are served first come, first served."""
+    limit, order = limit_of(clock, cap=10.0), []
+
+    async def wait(number: int) -> None:
+        await limit.acquire()
+        order.append((number, clock()))
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(20):
+            group.create_task(wait(number))
+    assert [number for number, _ in order] == list(range(20))
+    assert order[-1][1] == pytest.approx(1.9)
+
+
+async def test_nobody_jumps_the_queue():
+    """Who asks at the very moment of a turn is served after those who have waited for it."""
+    clock, order, moment = ManualClock(), [], asyncio.Event()
+    limit = limit_of(clock, cap=1.0)
+
+    async def wait(number: int) -> None:
+        await limit.acquire()
+        order.append(number)
+
+    async def run_the_clock() -> None:
+        await moment.wait()
+        while len(order) < 4:
+            clock.advance(1.0 if clock.sleepers else 0.0)
+            await asyncio.sleep(0)
+
+    tasks = [asyncio.create_task(wait(number)) for number in range(3)]
+    tasks.append(asyncio.create_task(run_the_clock()))
+    await clock.until_asleep()
+    clock.advance(1.5)
+    moment.set()
+    await wait(3)  # runs before those that the clock has just woken
+    await asyncio.gather(*tasks)
+    assert order == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("gone", [1, 2, 7])
+async def test_a_cancelled_waiter_leaves_the_others_served(clock, gone):
+    """Who is cancelled while sleeping or queueing costs the others neither turn nor order."""
+    limit, order = limit_of(clock, cap=10.0), []
+
+    async def wait(number: int) -> None:
+        await limit.acquire()
+        order.append(number)
+
+    tasks = [asyncio.create_task(wait(number)) for number in range(10)]
+    await clock.sleep(0.05)
+    tasks[gone].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == [number for number in range(10) if number != gone]
+    assert clock() <= 1.0
+
+
+async def test_scopes_have_limits_of_their_own(clock):
+    """A refusal in one account, region or operation slows no other; caps go by operation."""
+    limits = Limits(clock=clock, sleep=clock.sleep, caps={"ListTrainingJobs": 2.0})
+    other = limits.of(("222222222222", *SCOPE[1:]))
+    listing = limits.of((*SCOPE[:2], "ListTrainingJobs"))
+    before = other.rate
+    tell(limits.of(SCOPE), clock(), accepted=False)
+    assert limits.of(SCOPE).rate < before == other.rate
+    assert listing.rate == 2.0
+    assert limits.of(SCOPE) is limits.of(SCOPE)
+
+
+async def test_forgotten_limits_tell_their_rate(clock):
+    """A finished target's limits go, and say what they had found."""
+    limits = Limits(clock=clock, sleep=clock.sleep, caps={SCOPE[2]: 3.0})
+    first = limits.of(SCOPE)
+    assert limits.forget(*SCOPE[:2], ("DescribeTrainingJob", "ListTags")) == {SCOPE[2]: 3.0}
+    assert limits.of(SCOPE) is not first
