@@ -8,6 +8,7 @@ to a member that the table does not know (it is noted, and kept under ``_extra``
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -16,6 +17,7 @@ from typing import Any
 from collector.model import Column, Record, Table, Type, Wire
 
 INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
 _NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
 _DAY_MS = 86_400_000
 _FAR = 1e12  # seconds; far outside every year that RFC 3339 can write
@@ -232,10 +234,8 @@ def _timestamp(value: Any) -> Any:
 
 
 def _seconds(text: str) -> float | None:
-    try:
+    if _NUMBER.fullmatch(text):
         return float(text)
-    except ValueError:
-        pass
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

@@ -31,12 +31,17 @@ class _ToStructlog(logging.Handler):
     """What libraries log goes the same way, in the same form."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger().log(
-            record.levelno,
-            record.getMessage(),
-            logger=record.name,
-            **({"exc_info": record.exc_info} if record.exc_info else {}),
-        )
+        # structlog knows the five standard levels only.
+        level = max(logging.DEBUG, min(record.levelno // 10 * 10, logging.CRITICAL))
+        try:
+            structlog.get_logger().log(
+                level,
+                record.getMessage(),
+                logger=record.name,
+                **({"exc_info": record.exc_info} if record.exc_info else {}),
+            )
+        except Exception:  # noqa: BLE001 - a library's bad log call is not to stop the run
+            self.handleError(record)
 
 
 def configure(log_format: str, level: str) -> None:

@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 
 from collector.model import Record
 
 MASK = "***"
 
-_SECRET_KEY = re.compile(
-    r"passw|passphrase|pwd|secret|token|credential|api.?key|access.?key|private.?key|auth|"
-    r"signature|connection.?string|dsn|bearer|session.?id|cookie|encryption.?key|sas.?key",
-    re.IGNORECASE,
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_SECRET_WORDS = frozenset(
+    {
+        *("auth", "authorization", "bearer", "cookie", "credential", "credentials", "dsn", "jwt"),
+        *("pass", "passphrase", "passwd", "password", "pwd", "sas", "secret", "secrets"),
+        *("signature", "token"),
+    }
+)
+_KEYS = ("access", "account", "api", "encryption", "private", "secret", "signing", "ssh")
+_SECRET_PAIRS = frozenset({*(f"{kind} key" for kind in _KEYS), "connection string", "session id"})
+_SECRET_PART = re.compile(
+    r"passw|passphrase|secret|credential|api_?key|access_?key|private_?key|token$", re.IGNORECASE
 )
 _SECRET_VALUE = re.compile(
     r"(?:^|[^A-Z0-9])(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}(?:$|[^A-Z0-9])"  # AWS access key ids
@@ -24,7 +33,13 @@ _SECRET_VALUE = re.compile(
     r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*"  # JSON Web Token
     r"|gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{22,}|glpat-[\w-]{20}"
     r"|xox[abprs]-[\w-]{10,}|hf_[A-Za-z0-9]{30,}|sk-[\w-]{20,}"
-    r"|[a-z][a-z0-9+.-]*://[^/\s:@]+:[^/\s@]+@"  # user:password in a URL
+    r"|[A-Za-z][A-Za-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@"  # a password in a URL
+)
+_NAME = r"(?:passw(?:or)?d|passphrase|secret|token|credentials?|api[_-]?key|access[_-]?key)"
+_SECRET_INSIDE = re.compile(
+    # JSON, YAML or a command line in a value: "db_password": "...", --api-key ...
+    _NAME + r"[\"']?\s*[:=]\s*[\"']?[^\s\"',}]|--?[\w-]*" + _NAME + r"\s+[^\s-]",
+    re.IGNORECASE,
 )
 _AWS_SECRET = re.compile(r"(?<![A-Za-z0-9/+=])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])")
 
@@ -32,9 +47,21 @@ _AWS_SECRET = re.compile(r"(?<![A-Za-z0-9/+=])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=]
 def is_secret(key: str, value: str) -> bool:
     """Whether a value looks like one that must not be shown."""
     return bool(
-        _SECRET_KEY.search(key)
+        _names_secret(key)
         or _SECRET_VALUE.search(value)
+        or _SECRET_INSIDE.search(value)
         or (_AWS_SECRET.search(value) and _mixed(value))
+    )
+
+
+def _names_secret(key: str) -> bool:
+    """By whole words, so that max_tokens, tokenizer and author stay."""
+    words = [word.lower() for word in _WORD.findall(key)]
+    pairs = {f"{first} {second}" for first, second in pairwise(words)}
+    return bool(
+        _SECRET_WORDS.intersection(words)
+        or _SECRET_PAIRS.intersection(pairs)
+        or _SECRET_PART.search(key)
     )
 
 

@@ -6,7 +6,7 @@
  "targets": [{"account_id", "region", "outcome", "listed", "emitted", "unchanged", "gone",
               "failed", "seconds", "rate": {operation: per_second}, "error"}],
  "failures": [{"arn", "operation", "error", "attempts"}],
- "schema_drift": {path: count}, "coerced": {path: count}, "warnings": [sentence], "error"}
+ "schema_drift": {path: count}, "coerced": {path: count}, "warnings": [sentence]}
 """
 
 from __future__ import annotations
@@ -162,8 +162,10 @@ class Report:
             "failures": list(self._failures),
             "schema_drift": dict(sorted(self._drift.items())),
             "coerced": dict(sorted(self._coerced.items())),
-            "warnings": [str(warning) for warning in self._warnings.values()],
-            "error": self._error,
+            "warnings": [
+                *([f"The run did not end by itself: {self._error}"] if self._error else []),
+                *(str(warning) for warning in self._warnings.values()),
+            ],
         }
 
 

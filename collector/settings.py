@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -27,7 +27,6 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
-    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -41,7 +40,7 @@ ENV_PREFIX = "COLLECTOR_"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _ACCOUNT_ID = re.compile(r"\d{12}")
-_REGION = re.compile(r"[a-z]{2,3}(-[a-z]+)+-\d+")
+_REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d+")
 _ORGANIZATION_UNIT = re.compile(r"(ou-[0-9a-z]{4,32}-[0-9a-z]{8,32}|r-[0-9a-z]{4,32})")
 _LATER = "is not part of this release yet; leave it out"
 
@@ -52,7 +51,9 @@ def parse_duration(value: object) -> float:
         if math.isfinite(value) and value >= 0:
             return float(value)
     elif isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
-        return float(match[1]) * _SECONDS[match[2]]
+        seconds = float(match[1]) * _SECONDS[match[2]]
+        if math.isfinite(seconds):
+            return seconds
     raise ValueError(f"{value!r} is not a duration such as 90s, 10m, 24h or 7d")
 
 
@@ -372,6 +373,13 @@ class Settings(BaseSettings):
             raise ValueError("takes 1 to 10000")
         return value
 
+    @field_validator("endpoint_url")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^/\s]+", value):
+            raise ValueError("takes a URL that begins with http:// or https://")
+        return value
+
     @field_validator("headroom")
     @classmethod
     def _share(cls, value: float) -> float:
@@ -454,22 +462,16 @@ def load_settings(
 
     Raises ConfigurationError that names every unknown or bad key, and where it stands.
     """
-    environment = _from_environment(environ or {})
-    layers: list[tuple[str, dict[str, Any]]] = [
-        ("--{dashed}", dict(flags)),
-        (ENV_PREFIX + "{upper}", environment),
-        (f"{file}: {{name}}", _from_file(file) if file else {}),
-    ]
-
-    class Layered(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls, settings_cls: type[BaseSettings], *_: PydanticBaseSettingsSource, **__: Any
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return tuple(InitSettingsSource(settings_cls, values) for _, values in layers)
-
+    layers = (
+        (lambda path: "--" + path.replace("_", "-"), dict(flags)),
+        (lambda path: ENV_PREFIX + path.upper(), _from_environment(environ or {})),
+        (lambda path: f"{file}: {path}", _from_file(file) if file else {}),
+    )
+    values: dict[str, Any] = {}
+    for _, layer in reversed(layers):
+        values.update(layer)
     try:
-        return Layered()
+        return Settings(**values)
     except ValidationError as error:
         lines = [_explain(item, layers) for item in error.errors()]
         raise ConfigurationError("\n".join(dict.fromkeys(lines))) from error
@@ -527,19 +529,19 @@ _KINDS = {
 }
 
 
-def _explain(item: Any, layers: list[tuple[str, dict[str, Any]]]) -> str:
+def _explain(item: Any, layers: Iterable[tuple[Callable[[str], str], dict[str, Any]]]) -> str:
     """One sentence for one pydantic error: where the value stands and what is wrong with it."""
     message = _KINDS.get(item["type"], str(item["msg"]).removeprefix("Value error, "))
     if item["type"] == "literal_error":
         message = f"takes {item['ctx']['expected']}"
     if not item["loc"]:
-        return f"{message[:1].upper()}{message[1:]}."
+        return f"{message}."
     name = str(item["loc"][0])
     path = ".".join(str(part) for part in item["loc"] if "[" not in str(part))
     where = path
-    for form, values in layers:
+    for place, values in layers:
         if name in values:
-            where = form.format(dashed=path.replace("_", "-"), upper=path.upper(), name=path)
+            where = place(path)
             break
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, setting_fields(), 1)

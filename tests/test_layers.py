@@ -184,6 +184,7 @@ def test_the_pure_parts_need_nothing_else(name):
         "dataclasses",
         "datetime",
         "enum",
+        "itertools",
         "math",
         "re",
         "types",

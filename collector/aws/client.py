@@ -182,6 +182,13 @@ class _Call:
 
     async def make(self, most: int | None, *, admitted: bool = False) -> Members:
         try:
+            return await self._make(most, admitted=admitted)
+        except _NoKeysError as error:
+            # It has been retried, and is no answer to this call: not to be retried or counted here.
+            raise _final(error.cause) from error
+
+    async def _make(self, most: int | None, *, admitted: bool) -> Members:
+        try:
             return await self._attempt(admitted=admitted)
         except RETRYABLE as error:
             failed: list[CallError] = [error]
@@ -205,7 +212,7 @@ class _Call:
             )
         except CallError as error:
             self._report(error)
-            final = _refused(error) if isinstance(error, ExpiredError | ClockError) else error
+            final = _final(error) if isinstance(error, ExpiredError | ClockError) else error
             final.attempts = self.attempts
             raise final from error.__cause__
 
@@ -243,8 +250,11 @@ class _Call:
         return answer
 
     async def _send(self) -> Members:
-        """Raises CallError, whatever went wrong."""
-        keys = await self.access.credentials.get()
+        """Raises CallError, whatever went wrong with the call, and _NoKeysError."""
+        try:
+            keys = await self.access.credentials.get()
+        except CallError as error:
+            raise _NoKeysError(error) from error
         wire = self.client.wire
         try:
             answer = await wire.send(self.template, self.body, keys)
@@ -259,7 +269,7 @@ class _Call:
             if wire.correct_clock(answer):
                 raise
             # The clock was right, so the signature itself is wrong: the secret key, most likely.
-            raise _refused(error) from error
+            raise _final(error) from error
 
     def _report(self, error: CallError | None, *, retried: bool = False) -> None:
         result: Literal["ok", "throttled", "faulted", "refused"] = "ok"
@@ -281,8 +291,18 @@ class _Call:
         )
 
 
-def _refused(error: CallError) -> CallError:
-    """The final error behind a repair that did not help."""
+class _NoKeysError(Exception):
+    """There are no keys to sign the call with; ``cause`` is the call for keys that failed."""
+
+    def __init__(self, cause: CallError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def _final(error: CallError) -> CallError:
+    """``error`` as one that is not tried again: a repair that did not help, or has been retried."""
+    if not isinstance(error, RETRYABLE):
+        return error
     kind = DeniedError if isinstance(error, ExpiredError) else RejectedError
     return kind(
         error.operation,

@@ -15,7 +15,6 @@ from typing import Any
 
 import aiohttp
 import orjson
-from botocore.parsers import ResponseParserError
 from botocore.retries.standard import ThrottledRetryableChecker
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
@@ -92,7 +91,9 @@ _KINDS: tuple[tuple[frozenset[str], type[CallError]], ...] = (
     (DENIED, DeniedError),
     (NOT_ENABLED, NotEnabledError),
 )
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+"
+)
 _LONGEST_MESSAGE = 400
 
 RETRYABLE = (ThrottledError, TransientError, ExpiredError, ClockError)
@@ -140,7 +141,8 @@ def read_built(built: Built, answer: Answer, required: Iterable[str] = ()) -> Wi
     operation = built.template.operation
     try:
         parsed = built.parse(answer)
-    except (ResponseParserError, ValueError) as error:
+    except Exception as error:
+        # botocore's parsers raise whatever a body they did not expect leads to.
         if answer.status == 200:  # noqa: PLR2004
             raise _unreadable(operation, answer, "the answer cannot be read") from error
         parsed = {}
@@ -148,6 +150,8 @@ def read_built(built: Built, answer: Answer, required: Iterable[str] = ()) -> Wi
         return _complete(operation, answer, parsed, required)
     fault = parsed.get("Error", {})
     code = str(fault.get("Code") or "").rpartition("#")[2]
+    if code.isdigit():
+        code = ""  # botocore puts the status there where the service gave no code
     raise service_error(operation, answer, code, fault.get("Message", ""))
 
 
@@ -194,6 +198,8 @@ def network_error(operation: str, error: BaseException) -> CallError:
         return TransientError(operation, "Timeout", "no whole answer in time")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return TransientError(operation, "NameNotFound", f"no address found for {error.host}")
+    if isinstance(error, aiohttp.InvalidURL):
+        return RejectedError(operation, "InvalidUrl", clean(error))
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         # Trying again does not make a certificate trusted.
         return RejectedError(operation, "UntrustedCertificate", clean(error))
@@ -233,7 +239,7 @@ def _retry_after(answer: Answer) -> float | None:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return min(max(seconds, 0.0), MAX_RETRY_AFTER) if math.isfinite(seconds) else None
 
@@ -241,13 +247,13 @@ def _retry_after(answer: Answer) -> float | None:
 MAX_RETRY_AFTER = 300.0
 """Seconds. A service that asks for more is asked again after these."""
 
-FIRST_WAIT, LONGEST_WAIT = 0.1, 20.0
+FIRST_WAIT, LONGEST_WAIT = 0.2, 20.0
 """Seconds: bounds of the exponential that full jitter draws below."""
 
 
 def backoff(attempt: int, random: Callable[[], float]) -> float:
     """Seconds to wait after failed attempt number ``attempt`` (1, 2, ...): full jitter."""
-    return random() * min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(attempt, 30))
+    return random() * min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(attempt - 1, 30))
 
 
 async def again(

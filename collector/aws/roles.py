@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from collector.aws.client import Access, AwsClient
+from collector.aws.client import Access, AwsClient, Patience
 from collector.aws.retry import RETRYABLE
 from collector.aws.sigv4 import Credentials
-from collector.errors import CallError, DeniedError
+from collector.errors import CallError, DeniedError, RejectedError
 
 REFRESH_AHEAD = 300.0
 """Seconds before the end of a session at which it is renewed, or a fifth of short ones' life."""
@@ -48,6 +49,8 @@ class RoleCredentials:
             raise self._refusal
         if self._keys is not None and self._now() < self._renew_at:
             return self._keys
+        if self._keys is not None and self._good_for() > 0 and self._assuming.locked():
+            return self._keys  # another call is renewing them: no need to wait for it
         async with self._assuming:
             if self._refusal is not None:
                 raise self._refusal
@@ -61,27 +64,40 @@ class RoleCredentials:
         if self._keys is used:
             self._keys = None
 
+    def _good_for(self) -> float:
+        """Seconds that the present keys still serve."""
+        return 0.0 if self._keys is None else (self._keys.expires or 0.0) - self._now()
+
     async def _assume(self) -> None:
+        access = self._access
+        if (left := self._good_for()) > 0:
+            # Not to be tried for so long that the old keys run out over it.
+            access = replace(access, patience=Patience(left / 2, self._sts.clock))
         try:
             answer = await self._sts.built(
-                self._access, "sts", "AssumeRole", self._params, required=("Credentials",)
+                access, "sts", "AssumeRole", self._params, required=("Credentials",)
             )
         except RETRYABLE as error:
-            if self._keys is None or self._now() >= (self._keys.expires or 0.0):
+            if (left := self._good_for()) <= 0:
                 # Retried already, for as long as the patience goes: not again for each region.
                 self._refusal = error
                 raise
-            self._renew_at = self._now() + 1.0  # the old keys still serve; try again soon
+            self._renew_at = self._now() + left / 4
             return
         except CallError as error:
             self._refusal = _explained(error, self._params["RoleArn"])
             raise self._refusal from error
         given = answer["Credentials"]
-        expires = _epoch(given["Expiration"])
+        try:
+            expires = _epoch(given["Expiration"])
+            keys = (given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"])
+        except (KeyError, TypeError, ValueError) as error:
+            self._refusal = RejectedError(
+                "AssumeRole", "UnreadableAnswer", "the keys are not whole"
+            )
+            raise self._refusal from error
         lifetime = expires - self._now()
-        self._keys = Credentials(
-            given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], expires
-        )
+        self._keys = Credentials(*keys, expires)
         self._renew_at = expires - min(REFRESH_AHEAD, lifetime / 5)
 
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from botocore.awsrequest import create_request_object
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import get_cert_path
 from botocore.parsers import create_parser
 from botocore.utils import get_environ_proxies
@@ -176,7 +176,7 @@ def _capture(
         signing_name=signing.get("signing_name") or request_signer.signing_name,
         signing_region=signing.get("region") or request_signer.region_name,
         # HTTPS_PROXY, NO_PROXY and so on, read as the SDK reads them.
-        proxy=get_environ_proxies(prepared.url).get(url.scheme),
+        proxy=_proxy(get_environ_proxies(prepared.url).get(url.scheme)),
     )
     built = Built(
         template,
@@ -185,6 +185,10 @@ def _capture(
         model.output_shape,
     )
     return SimpleNamespace(status_code=200), {"Built": built}
+
+
+def _proxy(url: str | None) -> str | None:
+    return f"http://{url}" if url and "://" not in url else url or None
 
 
 def _plain(value: str | bytes) -> str:
@@ -223,6 +227,8 @@ class sdk_errors:  # noqa: N801 - reads as the statement it is
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, BotoCoreError):
-            text = " ".join(str(error).split()).rstrip(".")
+        text = " ".join(str(error).split()).rstrip(".")
+        if isinstance(error, BotoCoreError | ClientError):
             raise CredentialsError(f"The AWS SDK cannot be set up: {text}.") from error
+        if isinstance(error, ValueError):
+            raise ConfigurationError(f"The AWS SDK cannot be set up: {text}.") from error

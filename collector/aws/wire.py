@@ -116,7 +116,7 @@ class Wire:
         """Take over the time of ``answer``'s Date header; False if the request's was right."""
         try:
             theirs = parsedate_to_datetime(answer.headers["Date"]).timestamp()
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, OverflowError):
             return False
         if abs(theirs - answer.signed_at) < _SKEW_STEP:
             return False

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
-from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 from collector import sinks
 from collector.errors import ConfigurationError
 
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 @runtime_checkable
@@ -53,24 +53,34 @@ def open_sink(uri: str) -> Sink:
     """The sink that ``uri`` names, not yet opened. Raises ConfigurationError."""
     scheme = "-" if uri == "-" else _scheme(uri)
     known: list[str] = []
-    for module in _modules():
-        if scheme in module.SCHEMES:
+    broken: list[str] = []
+    for load in _modules():
+        try:
+            module = load()
+            schemes = tuple(module.SCHEMES)
+        except Exception as error:  # noqa: BLE001 - somebody else's code; it may not be wanted here
+            broken.append(f"{type(error).__name__}: {error}")
+            continue
+        if scheme in schemes:
             sink: Sink = module.open_sink(uri)
             return sink
-        known += [f"{name}://" for name in module.SCHEMES if name not in {"", "-"}]
+        known += [f"{name}://" for name in schemes if name not in {"", "-"}]
     choices = ", ".join(["- (stdout)", "a path", *sorted(known)])
-    raise ConfigurationError(f"There is no sink for {scheme}:// in this release; use {choices}.")
+    trouble = f" A plug-in could not be loaded ({'; '.join(broken)})." if broken else ""
+    raise ConfigurationError(
+        f"There is no sink for {scheme}:// in this release; use {choices}.{trouble}"
+    )
 
 
 def _scheme(uri: str) -> str:
     match = _SCHEME.match(uri)
-    return match[1] if match else ""
+    return match[1].lower() if match else ""
 
 
-def _modules() -> list[ModuleType | Any]:
-    own = [
-        import_module(f"{sinks.__name__}.{module.name}")
-        for module in pkgutil.iter_modules(sinks.__path__)
-    ]
-    others = [point.load() for point in entry_points(group="collector.sinks")]
-    return [module for module in (*own, *others) if hasattr(module, "SCHEMES")]
+def _modules() -> Iterator[Callable[[], Any]]:
+    """What loads each module that offers sinks: ours first, base.py itself left out."""
+    for module in pkgutil.iter_modules(sinks.__path__):
+        if module.name != "base":
+            yield partial(import_module, f"{sinks.__name__}.{module.name}")
+    for point in entry_points(group="collector.sinks"):
+        yield point.load

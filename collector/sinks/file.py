@@ -28,7 +28,7 @@ def open_sink(uri: str) -> FileSink:
     path = Path(uri)
     if path.is_dir() or uri.endswith("/"):
         raise ConfigurationError(f"The sink {uri} is a folder: give the path of a file.")
-    return FileSink(path)
+    return FileSink(path.resolve())  # a link is followed, not replaced
 
 
 class Encoder(Protocol):
@@ -89,6 +89,7 @@ class FileSink:
                 raise PermissionError(13, "the file is there and may not be replaced")
             self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT, 0o666)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._check_still_there()
             os.ftruncate(self._descriptor, 0)
         except BlockingIOError as error:
             self._drop()
@@ -96,6 +97,12 @@ class FileSink:
         except OSError as error:
             self._drop()
             raise SinkError(f"Cannot write to {self._path}: {error.strerror}.") from error
+
+    def _check_still_there(self) -> None:
+        """Another run may have held the file, and renamed it between our open and our lock."""
+        ours = os.fstat(self._descriptor or 0)
+        if not (self._partial.exists() and os.path.samestat(ours, self._partial.stat())):
+            raise BlockingIOError
 
     def _drop(self) -> None:
         if self._descriptor is not None:
@@ -108,6 +115,8 @@ class FileSink:
     def _write(self, data: bytes) -> None:
         # A write that was cancelled goes on in its thread: closing waits for it.
         with self._busy:
+            if self._descriptor is None:
+                raise SinkError(f"The sink {self._path} is not open.")
             self._written = True
             self._put(self._encoder.compress(data))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 from collections.abc import Sequence
 
 from collector.errors import SinkClosedError, SinkError
@@ -37,7 +38,10 @@ class StdoutSink:
         view = memoryview(data)
         try:
             while view:
-                view = view[os.write(self._descriptor, view) :]
+                try:
+                    view = view[os.write(self._descriptor, view) :]
+                except BlockingIOError:  # some parents hand down a pipe that does not block
+                    select.select([], [self._descriptor], [])
         except BrokenPipeError as error:
             raise SinkClosedError("The reader of standard output went away.") from error
         except OSError as error:

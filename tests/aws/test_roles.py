@@ -15,7 +15,7 @@ from collector.aws.sessions import Sdk
 from collector.aws.sigv4 import Credentials
 from collector.aws.throttle import Limits
 from collector.aws.wire import Wire
-from collector.errors import DeniedError, ExpiredError, TransientError
+from collector.errors import DeniedError, ExpiredError, RejectedError, TransientError
 from collector.testing import Estate, FakeAws, ManualClock, credentials_for
 
 ROLE = "arn:aws:iam::222222222222:role/Reader"
@@ -31,9 +31,10 @@ class Sts:
         self.errors: list[Exception] = []
         self.asked: list[dict[str, Any]] = []
 
-    async def built(self, _access, service, operation, params, *, required=()):
+    async def built(self, access, service, operation, params, *, required=()):
         assert (service, operation, required) == ("sts", "AssumeRole", ("Credentials",))
         self.asked.append(dict(params))
+        self.access = access
         number = len(self.asked)
         await asyncio.sleep(0)
         if self.errors:
@@ -51,7 +52,7 @@ class Sts:
 def role(sts: Sts, external_id: str | None = None) -> RoleCredentials:
     return RoleCredentials(
         sts,
-        None,
+        Access("222222222222", "us-east-1", None, Patience(600, sts.clock)),
         role_arn=ROLE,
         session_name="me",
         external_id=external_id,
@@ -125,10 +126,14 @@ async def test_a_fault_near_the_end_keeps_the_old_keys(sts, clock):
     sts.errors = [TransientError("AssumeRole", "Timeout")] * 2
     assert await source.get() is old
     assert await source.get() is old
-    assert len(sts.asked) == 2
-    await clock.sleep(5)
+    assert len(sts.asked) == 2  # one renewal, the next after a quarter of what is left
+    await clock.sleep(49)
     assert await source.get() is old
-    await clock.sleep(5)
+    assert len(sts.asked) == 2
+    await clock.sleep(2)
+    assert await source.get() is old
+    assert len(sts.asked) == 3
+    await clock.sleep(60)
     assert (await source.get()).access_key == "ASIA4"
 
 
@@ -203,3 +208,38 @@ async def test_a_role_is_assumed_from_sts():
         who = await client.built(mine, "sts", "GetCallerIdentity", {}, required=("Account",))
     assert who["Account"] == "222222222222"
     assert len(aws.assumed) == 1
+
+
+async def test_a_renewal_is_given_up_while_the_old_keys_still_serve(sts, clock):
+    """Renewing ahead of time has half of what is left to the old keys, not the run's patience."""
+    source = role(sts)
+    await source.get()
+    clock.advance(HOUR - 300)
+    await source.get()
+    sts.access.patience.failure()
+    clock.advance(149)
+    assert not sts.access.patience.lost
+    clock.advance(1)
+    assert sts.access.patience.lost
+
+
+async def test_others_do_not_wait_for_a_renewal(sts, clock):
+    """While one call renews good keys, all others go on with them."""
+    source = role(sts)
+    old = await source.get()
+    clock.advance(HOUR - 200)
+    renewing = asyncio.create_task(source.get())
+    await asyncio.sleep(0)
+    assert await source.get() is old
+    assert (await renewing).access_key == "ASIA2"
+
+
+async def test_keys_that_are_not_whole_are_refused(sts, monkeypatch):
+    """An answer without an expiration is an error of ours, and not asked for again."""
+
+    async def built(*_, **__):
+        return {"Credentials": {"AccessKeyId": "ASIA"}}
+
+    monkeypatch.setattr(sts, "built", built)
+    with pytest.raises(RejectedError, match="UnreadableAnswer"):
+        await role(sts).get()

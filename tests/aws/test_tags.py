@@ -35,14 +35,16 @@ def tags(**values: str | None) -> list[dict[str, str | None]]:
 
 def test_tags_are_sorted_strings():
     """Each tag is key:value, an empty value leaves key:, and the strings are sorted."""
-    assert tag_strings([]) == []
-    assert tag_strings([*tags(b="2", a=""), {"Key": "c"}, {"Key": "a:b", "Value": "x:y"}]) == [
+    assert tag_strings("ListTags", []) == []
+    assert tag_strings(
+        "ListTags", [*tags(b="2", a=""), {"Key": "c"}, {"Key": "a:b", "Value": "x:y"}]
+    ) == [
         "a:",
         "a:b:x:y",
         "b:2",
         "c:",
     ]
-    assert tag_strings(tags(Z="1", a="1", é="1")) == ["Z:1", "a:1", "é:1"]
+    assert tag_strings("ListTags", tags(Z="1", a="1", é="1")) == ["Z:1", "a:1", "é:1"]
 
 
 async def test_every_page_of_one_resource_is_read():
@@ -108,3 +110,13 @@ async def test_a_refusal_is_the_callers():
     ):
         with pytest.raises(DeniedError):
             await ask(Client(DeniedError("ListTags", "AccessDeniedException")))
+
+
+@pytest.mark.parametrize("wrong", [[None], [{"Value": "x"}], {"Key": "a"}, ["a"]])
+async def test_tags_of_another_form_are_an_error_of_ours(wrong):
+    """What is no list of tags is refused in words, not with a KeyError."""
+    with pytest.raises(RejectedError, match="UnreadableAnswer"):
+        await listed_tags(Client({"Tags": wrong}), None, TABLE, ARN)
+    page = {"ResourceTagMappingList": [{"ResourceARN": ARN, "Tags": wrong}]}
+    with pytest.raises(RejectedError, match="UnreadableAnswer"):
+        await bulk_tags(Client(page), None, [ARN])

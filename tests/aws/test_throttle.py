@@ -236,3 +236,44 @@ async def test_forgotten_limits_tell_their_rate(clock):
     first = limits.of(SCOPE)
     assert limits.forget(*SCOPE[:2], ("DescribeTrainingJob", "ListTags")) == {SCOPE[2]: 3.0}
     assert limits.of(SCOPE) is not first
+
+
+async def test_an_idle_time_costs_no_rate(clock):
+    """A sink that takes nothing for ten minutes does not pass for a limit that has fallen."""
+    bucket, limit = Bucket(clock, lambda _: 20.0, 40.0), limit_of(clock)
+    await drive(clock, limit, bucket, 100)
+    await clock.sleep(600)
+    await drive(clock, limit, bucket, 900)
+    assert bucket.per_second(760, 900) == pytest.approx(20, rel=0.1)
+
+
+@pytest.mark.parametrize(("low", "seconds"), [(0.1, 30), (0.0, 3), (2.0, 60)])
+async def test_an_outage_is_recovered_from(clock, low, seconds):
+    """When others have taken all of the limit for a while, it is found again soon after."""
+    end = 200 + seconds
+    bucket = Bucket(clock, lambda now: low if 200 < now < end else 20.0, 20.0)
+    await drive(clock, limit_of(clock), bucket, 600)
+    assert bucket.per_second(end + 60, 600) == pytest.approx(20, rel=0.1)
+
+
+async def test_a_bucket_that_holds_little_is_filled_all_the_same(clock):
+    """Where two tokens are all the burst there is, most of the rate is still found and used."""
+    bucket = Bucket(clock, lambda _: 20.0, 2.0)
+    await drive(clock, limit_of(clock), bucket, 300)
+    assert bucket.per_second(100, 300) > 0.85 * 20
+
+
+@pytest.mark.parametrize("headroom", [0.5, 0.8])
+async def test_headroom_is_left_of_what_was_found(clock, headroom):
+    """The share is of the rate, not of the burst that came on top of it at the start."""
+    bucket = Bucket(clock, lambda _: 20.0, 40.0)
+    await drive(clock, limit_of(clock, headroom=headroom), bucket, 290)
+    assert bucket.per_second(60, 290) == pytest.approx(20 * headroom, rel=0.1)
+
+
+async def test_headroom_follows_a_limit_that_has_risen(clock):
+    """The limit is measured again from time to time, and most of the time the share is kept."""
+    bucket = Bucket(clock, lambda now: 10.0 if now < 200 else 40.0, 20.0)
+    await drive(clock, limit_of(clock, headroom=0.5), bucket, 900)
+    rates = sorted(bucket.per_second(at, at + 5) for at in range(600, 900, 5))
+    assert rates[len(rates) // 2] == pytest.approx(20, rel=0.1)

@@ -22,13 +22,17 @@ Rate = Callable[[float], float]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """``rate(t)`` tokens a second, ``burst`` at most; ``calls`` to make, ``latency`` seconds."""
+    """``rate(t)`` tokens a second, ``burst`` at most; ``calls`` to make, ``latency`` seconds.
+
+    Nothing is sent from ``idle[0]`` to ``idle[1]`` seconds.
+    """
 
     name: str
     rate: Rate
     burst: float
     calls: int
     latency: float = 0.05
+    idle: tuple[float, float] = (0.0, 0.0)
 
 
 class Aimd:
@@ -40,7 +44,7 @@ class Aimd:
     def rate(self, now: float) -> float:
         return self._rate + 2.0 * (now - self._at)
 
-    def sent(self, now: float, *, waited: bool) -> None: ...
+    def sent(self, now: float, idle: float) -> None: ...
 
     def accepted(self, now: float, sent_at: float) -> None: ...
 
@@ -61,7 +65,7 @@ class Cubic:
             return float(self._max + 0.4 * (now - self._at - knee) ** 3)
         return float(self._low * 2 ** (now - self._at))
 
-    def sent(self, now: float, *, waited: bool) -> None: ...
+    def sent(self, now: float, idle: float) -> None: ...
 
     def accepted(self, now: float, sent_at: float) -> None: ...
 
@@ -73,10 +77,15 @@ class Cubic:
 
 def least_time(case: Case, step: float = 0.01) -> float:
     """Seconds in which the bucket lets all calls through, were it never empty nor full."""
-    tokens, now = case.burst, 0.0
-    while tokens < case.calls:
-        tokens += case.rate(now) * step
+    now = 0.0
+    left = float(case.calls)
+    tokens = case.burst
+    while left > 0:
+        tokens = min(tokens + case.rate(now) * step, case.burst + case.rate(now) * step)
         now += step
+        if not case.idle[0] <= now < case.idle[1]:
+            left -= tokens
+            tokens = 0.0
     return now
 
 
@@ -93,10 +102,13 @@ def simulate(law: Law, case: Case, seed: int = 0) -> tuple[float, float]:
         now, _, kind, sent_at = heapq.heappop(events)
         if kind == "send":
             pending = False
-            if waiting and next_turn <= now:
+            if case.idle[0] <= now < case.idle[1]:
+                heapq.heappush(events, (case.idle[1], next(order), "send", 0.0))
+                pending = True
+            elif waiting and next_turn <= now:
                 waiting -= 1
                 sent += 1
-                law.sent(now, waited=True)
+                law.sent(now, now - next_turn)
                 tokens = min(case.burst, tokens + (now - filled) * case.rate(now))
                 filled = now
                 allowed = tokens >= 1.0
@@ -138,6 +150,9 @@ CASES = (
     Case("1000/s, burst 1000", steps((0, 1000)), 1000, 30000),
     Case("20/s, halved at 30 s", steps((0, 20), (30, 10)), 20, 1500),
     Case("20/s, halved at 30 s, doubled at 60 s", steps((0, 20), (30, 10), (60, 20)), 20, 2000),
+    Case("20/s, burst 2, 2000 calls", steps((0, 20)), 2, 2000),
+    Case("20/s, idle from 20 s to 320 s", steps((0, 20)), 40, 2000, idle=(20, 320)),
+    Case("20/s, 0.1/s from 30 s to 60 s", steps((0, 20), (30, 0.1), (60, 20)), 20, 3000),
     Case("20/s, doubled at 30 s", steps((0, 20), (30, 40)), 20, 2500),
 )
 LAWS: dict[str, Callable[[float], Law]] = {
