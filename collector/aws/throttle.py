@@ -130,8 +130,9 @@ class BucketEstimate:
             again = False
         elif enough:
             grown = self.rate(now) * KEPT if self._calls >= self._epoch else 0.0
-            self._estimate = max(self._accepted / seconds, grown)
-            self._sure = True
+            measured = self._accepted / seconds
+            self._estimate = max(measured, grown)
+            self._sure = measured >= grown
         elif again:
             self._estimate *= QUICK_CUT
             self._sure = False
