@@ -7,6 +7,7 @@ what an answer means: `retry.py` does.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -107,6 +108,7 @@ class Wire:
         if self._session is not None:
             await self._session.close()
             self._session = None
+            await asyncio.sleep(0)  # transports close in the loop's next round
 
     def now(self) -> float:
         """Epoch seconds by AWS's clock, as far as it is known."""

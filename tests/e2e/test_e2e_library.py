@@ -66,7 +66,7 @@ async def test_breaking_out_early_leaves_nothing(server):
     assert await sockets_down_to(before) <= before
     assert 10 <= server.calls["DescribeTrainingJob"] <= 300
     assert collector.complete is False
-    assert collector.report["error"] == "stopped before the end"
+    assert "stopped before the end" in collector.report["warnings"][0]
 
 
 async def test_reading_to_the_end_leaves_nothing(server):
@@ -237,7 +237,11 @@ def test_breaking_out_of_collect_joins_its_thread(server):
             break
     records.close()
     assert threads() == before
-    assert sockets() <= open_before + 1  # the server's own end of one may take a moment
+    # Our ends are closed; the server, in this process too, closes its own when it sees that.
+    deadline = time.monotonic() + 5
+    while sockets() > open_before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sockets() <= open_before
     calls = server.calls.total()
     assert calls < 700
 

@@ -74,7 +74,7 @@ def test_an_interrupted_run_keeps_what_it_has_read(slow, tmp_path, number):
     assert 0 < len(records) < 4 * JOBS
     assert set(map(identity, records)) < identities(slow.estate)
     assert report["complete"] is False
-    assert report["error"] == "interrupted"
+    assert any("interrupted" in warning for warning in report["warnings"])
     assert {row["outcome"] for row in report["targets"]} == {"failed"}
     assert report["totals"]["emitted"] == len(records)
     assert report["totals"]["bytes"] == len(out.encode())
