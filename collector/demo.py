@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_REGIONS = (
+REGIONS = (
     "us-east-1", "eu-west-1", "us-west-2", "eu-central-1", "ap-southeast-2", "us-east-2",
     "ap-northeast-1", "ca-central-1", "eu-west-2", "sa-east-1", "ap-south-1", "eu-north-1",
     "us-west-1", "eu-west-3", "ap-northeast-2", "ap-southeast-1", "ap-northeast-3", "eu-south-1",
@@ -32,7 +32,7 @@ def aws(
     """A stand-in with the given estate, while the block lasts; yields the settings to reach it."""
     from collector.testing import Estate, FakeAws, Faults, Limits, credentials_for  # noqa: PLC0415
 
-    estate = Estate.generate(accounts, _REGIONS[:regions], jobs, seed, now=time.time())
+    estate = Estate.generate(accounts, REGIONS[:regions], jobs, seed, now=time.time())
     limits = Limits({"DescribeTrainingJob": (rate, max(rate, 1.0))} if rate else None)
     share = faults / _CALLS_THAT_FAIL
     trouble = Faults(
