@@ -24,7 +24,7 @@ from collector.model import Table, Target
 from collector.settings import Settings, parse_time
 from collector.tables import load_table
 
-ACTIVE_TARGETS = 256
+ACTIVE_TARGETS = 1_000
 """Targets crawled at once; the others wait without a task, a client or a connection."""
 
 CONTROL_CALLS = 16

@@ -14,7 +14,7 @@ from typing import Literal
 
 from collector.aws.client import Access, AwsClient
 from collector.aws.retry import clean
-from collector.aws.tags import BULK_PAGE, bulk_tags, listed_tags
+from collector.aws.tags import bulk_tags, listed_tags
 from collector.errors import (
     CallError,
     CollectorError,
@@ -51,10 +51,13 @@ PAGES_AHEAD = 1
 ATTEMPTS_IN_PLACE = 4
 """Attempts before a job is put off to the end of its target, out of the others' way."""
 
+ATTEMPTS_FOR_TAGS = 20
+"""Attempts after which a described job is emitted without the tags that cannot be read."""
+
 MOST_DEFERRED = 2_000
 """Jobs put off before they are tried again, ahead of further pages: bounds memory."""
 
-DENIALS = 10
+DENIALS = 20
 """Describes denied in a row before the target is called denied as a whole."""
 
 TAGS_YOUNG = 3600.0
@@ -120,11 +123,12 @@ class TargetCrawl:
         self._window = asyncio.Semaphore(WINDOW)
         self._attempts: dict[tuple[str, float], int] = {}
         self._jobs: dict[tuple[str, float], Job] = {}
-        self._deferred: list[Job] = []
+        self._deferred: list[tuple[Job, _Tags]] = []
         self._recreated: dict[tuple[str, float], Job] = {}
         self._failed = 0
         self._denials = 0
-        self._bulk_denied = False
+        self._reached = False
+        self._bulk_failures = 0
         self._tag_denials = 0
         self._end: tuple[Outcome, str] | None = None
         self._halted = False
@@ -229,21 +233,23 @@ class TargetCrawl:
 
     async def _list_call(self, params: dict[str, object]) -> Wire:
         # A region unknown to the SDK may not exist: its name is not looked up for ten minutes.
-        attempts = None if self._access.region in self._plan.known_regions else ATTEMPTS_IN_PLACE
-        return await self._client.json(
+        may_exist = self._reached or self._access.region in self._plan.known_regions
+        answer = await self._client.json(
             self._access,
             self._table.service,
             self._table.list.name,
             params,
             required=(self._table.list.items,),
-            attempts=attempts,
+            attempts=None if may_exist else ATTEMPTS_IN_PLACE,
         )
+        self._reached = True
+        return answer
 
     async def _cannot_list(self, error: CollectorError) -> None:
         outcome, sentence = Outcome.FAILED, str(error)
         if isinstance(error, DeniedError):
             outcome = Outcome.DENIED
-        elif isinstance(error, NotEnabledError):
+        elif isinstance(error, NotEnabledError) and not self._reached:
             if await self._works():
                 outcome = Outcome.UNAVAILABLE
                 sentence = f"the region is not enabled for this account ({error.code})"
@@ -266,13 +272,15 @@ class TargetCrawl:
             group.create_task(self._describe(job, tags))
 
     async def _again(self) -> None:
-        """Another round for the jobs that were put off."""
+        """Another round for the jobs that were put off.
+
+        Nothing else is asked for: another call's success would count as the target's progress.
+        """
         jobs, self._deferred = self._deferred, []
         try:
             async with asyncio.TaskGroup() as group:
-                for start in range(0, len(jobs), BULK_PAGE):
-                    part = jobs[start : start + BULK_PAGE]
-                    await self._dispatch(group, part, await self._page_tags(part))
+                for job, tags in jobs:
+                    await self._dispatch(group, (job,), tags)
         except BaseExceptionGroup as errors:
             raise first_error(errors) from errors
 
@@ -282,7 +290,7 @@ class TargetCrawl:
         self._recreated.clear()
         if jobs:
             self._enter(jobs)
-            self._deferred.extend(jobs)
+            self._deferred.extend((job, {}) for job in jobs)
 
     async def _describe(self, job: Job, tags: _Tags) -> None:
         """Read one admitted job to its end."""
@@ -303,7 +311,7 @@ class TargetCrawl:
         except NotFoundError:
             self._gone(job)
         except (ThrottledError, TransientError) as error:
-            self._put_off(job, error)
+            self._put_off(job, error, tags)
         except SinkError:
             raise
         except CollectorError as error:
@@ -350,12 +358,13 @@ class TargetCrawl:
         self._leave(job)
         self._observe(JobGone(self._target, job.arn))
 
-    def _put_off(self, job: Job, error: CallError) -> None:
+    def _put_off(self, job: Job, error: CallError, tags: _Tags) -> None:
         self._attempts[job.key] = self._attempts.get(job.key, 0) + error.attempts
         if self._access.patience.lost or self._halted:
             self._fail(job, error.operation, str(error))
         else:
-            self._deferred.append(job)
+            known = {job.arn: tags[job.arn]} if job.arn in tags else {}
+            self._deferred.append((job, known))
 
     def _refused(self, job: Job, error: CollectorError) -> None:
         operation = error.operation if isinstance(error, CallError) else self._table.describe.name
@@ -377,13 +386,14 @@ class TargetCrawl:
         """What one GetResources call says of a page; a job left out is to be asked by itself."""
         if self._plan.tags == "none":
             return dict.fromkeys((job.arn for job in jobs), None)
-        if self._plan.tags == "each" or self._bulk_denied:
+        if self._plan.tags == "each" or self._bulk_failures > 1:
             return {}
         try:
             found, whole = await bulk_tags(self._client, self._access, [job.arn for job in jobs])
+            self._bulk_failures = 0
         except CollectorError as error:
-            # A refusal will be repeated, a fault may not be: the next page asks again after one.
-            self._bulk_denied = not isinstance(error, ThrottledError | TransientError)
+            # A refusal will be repeated; after a fault, the next page asks once more.
+            self._bulk_failures += 1 if isinstance(error, ThrottledError | TransientError) else 2
             self._warn(
                 f"Tags are read one job at a time, since tag:GetResources failed ({_kind(error)})"
             )
@@ -401,6 +411,11 @@ class TargetCrawl:
         try:
             tags = await listed_tags(self._client, self._access, self._table, job.arn)
         except CollectorError as error:
+            tried = self._attempts.get(job.key, 0)
+            if isinstance(error, ThrottledError | TransientError) and not (
+                self._access.patience.lost or self._halted or tried >= ATTEMPTS_FOR_TAGS
+            ):
+                raise  # the job is put off, and described and tagged later
             if isinstance(error, DeniedError):
                 self._tag_denials += 1
             self._warn(f"Tags are null where {self._table.tags.name} failed ({_kind(error)})")

@@ -13,7 +13,9 @@ from collector.errors import RejectedError
 from collector.model import Table
 
 TAGGING = "resourcegroupstaggingapi"
-BULK_PAGE = 100
+ATTEMPTS = 4
+"""Tags that cannot be had, as where a network lets no call through to this service, must not hold
+up the jobs themselves: there is another way for them, and another time."""
 
 
 async def bulk_tags(
@@ -29,6 +31,7 @@ async def bulk_tags(
         "GetResources",
         {"ResourceARNList": arns},
         required=("ResourceTagMappingList",),
+        attempts=ATTEMPTS,
     )
     found: dict[str, list[str] | None] = {}
     for item in _objects("GetResources", answer["ResourceTagMappingList"]):
@@ -48,7 +51,12 @@ async def listed_tags(client: AwsClient, access: Access, table: Table, arn: str)
     tokens: set[str] = set()
     while True:
         answer = await client.json(
-            access, table.service, operation.name, params, required=(operation.items,)
+            access,
+            table.service,
+            operation.name,
+            params,
+            required=(operation.items,),
+            attempts=ATTEMPTS,
         )
         tags += _objects(operation.name, answer[operation.items])
         token = answer.get("NextToken")

@@ -17,11 +17,11 @@ from collector.aws.roles import RoleCredentials
 from collector.aws.sessions import CallerCredentials, CredentialSource
 from collector.errors import (
     CallError,
+    CollectorError,
     ConfigurationError,
     CredentialsError,
     DeniedError,
     DiscoveryError,
-    NotEnabledError,
     RejectedError,
 )
 from collector.events import Observer, Warned
@@ -197,10 +197,10 @@ class Targets:
         access = self._access(account.id, self.credentials(account), _STARTUP_PATIENCE)
         try:
             await self._client.built(access, "sts", "GetCallerIdentity", {}, required=("Account",))
-        except NotEnabledError:
-            return False
-        except CallError:
-            return True  # not what was asked: the first answer stands
+        except DeniedError:
+            return True  # known, if not allowed
+        except CollectorError:
+            return False  # bad, or not known to be good: not to be taken for a region's fault
         return True
 
     async def find(self) -> AsyncIterator[Target | Unreachable]:
