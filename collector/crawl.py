@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -103,6 +104,7 @@ class Crawl:
         self._sleep = sleep
         self._crawls: set[TargetCrawl] = set()
         self._halted = asyncio.Event()
+        self._left: Counter[str] = Counter()
         self.run_id = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now())) + "-" + token_hex(4)
 
     def halt(self) -> None:
@@ -161,7 +163,7 @@ class Crawl:
                         break
                     crawl = make(target)
                     self._crawls.add(crawl)
-                    group.create_task(self._crawl_one(crawl, active))
+                    group.create_task(self._crawl_one(crawl, target, targets, active))
                 halting.cancel()
         except BaseExceptionGroup as errors:
             raise first_error(errors) from errors
@@ -178,17 +180,24 @@ class Crawl:
                     self._observe(TargetEnded(target.target, target.outcome, 0.0, (), target.error))
                 else:
                     self._observe(TargetFound(target))
+                    self._left[target.account.id] += 1
                     found.put_nowait(target)
             self._observe(DiscoveryEnded())
         finally:
             found.put_nowait(None)
 
-    async def _crawl_one(self, crawl: TargetCrawl, active: asyncio.Semaphore) -> None:
+    async def _crawl_one(
+        self, crawl: TargetCrawl, target: Target, targets: Targets, active: asyncio.Semaphore
+    ) -> None:
         try:
             await crawl.run()
         finally:
             self._crawls.discard(crawl)
             active.release()
+            self._left[target.account.id] -= 1
+            if not self._left[target.account.id]:
+                # All targets of an account are found at once: these were all.
+                targets.forget(target.account.id)
 
     async def _plan(self, targets: Targets) -> Plan:
         settings, now = self._settings, self._now()

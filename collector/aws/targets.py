@@ -35,6 +35,9 @@ _ACCOUNTS_AT_ONCE = 16
 _STARTUP_PATIENCE = 60.0
 """Seconds: a person waits at the start, so the first calls give up sooner than the crawl."""
 
+_REGIONS_PATIENCE = 20.0
+"""Seconds: there are two other ways to find regions, so a service that fails is soon left."""
+
 _LIST_REGIONS_PAGE = 50
 _ENABLED = ("ENABLED", "ENABLED_BY_DEFAULT")
 
@@ -117,7 +120,8 @@ class Targets:
             arn = f"arn:{caller.partition}:iam::{account_id}:role/{role}" if role else None
             accounts.append(Account(account_id, arn, name))
         if not accounts:
-            raise DiscoveryError("There is no account left to read: every one found is excluded.")
+            why = "every one found is excluded" if found else "none that is ACTIVE was found"
+            raise DiscoveryError(f"There is no account to read: {why}.")
         return accounts
 
     async def _organization(self) -> dict[str, str]:
@@ -192,6 +196,10 @@ class Targets:
             )
         return source
 
+    def forget(self, account_id: str) -> None:
+        """Drop an account's keys: none of its targets is left."""
+        self._sources.pop(account_id, None)
+
     async def works(self, account: Account) -> bool:
         """Whether an account's credentials are good, asked where every account can be asked."""
         access = self._access(account.id, self.credentials(account), _STARTUP_PATIENCE)
@@ -253,7 +261,7 @@ class Targets:
 
     async def enabled_regions(self, account: Account) -> list[str] | None:
         """Regions enabled in an account, sorted; None, with a warning, where nobody tells."""
-        access = self._access(account.id, self.credentials(account), _STARTUP_PATIENCE)
+        access = self._access(account.id, self.credentials(account), _REGIONS_PATIENCE)
         refusals = []
         for ask in (self._list_regions, self._describe_regions):
             try:

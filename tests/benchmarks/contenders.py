@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -76,7 +77,9 @@ def floor() -> int:
     signer = SigV4Auth(keys, "sagemaker", REGION)
 
     async def main() -> int:
-        connector = aiohttp.TCPConnector(limit=64)
+        bundle = os.environ.get("AWS_CA_BUNDLE")
+        trust = ssl.create_default_context(cafile=bundle) if bundle else True
+        connector = aiohttp.TCPConnector(limit=64, ssl=trust)
         async with aiohttp.ClientSession(connector=connector) as session:
 
             async def call(operation: str, params: dict[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """CPU of a whole run for each job, against plain scripts and against the floor.
 
-    python -m tests.benchmarks.cpu [--jobs 20000] [--rounds 3]
+    python -m tests.benchmarks.cpu [--jobs 20000] [--rounds 3] [--tls]
 
 Each program reads one region of the fake AWS, which runs in a process of its own; the programs
 take turns, and each figure is the median of the rounds. The scripts describe and tag every job
@@ -12,9 +12,12 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
 
 from tests.benchmarks.contenders import CONTENDERS
-from tests.benchmarks.harness import Cost, fake_aws, measure
+from tests.benchmarks.harness import Cost, fake_aws, make_certificate, measure
 
 OURS = "collector run"
 
@@ -24,6 +27,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*")
+    parser.add_argument("--tls", action="store_true", help="HTTPS, with AWS_CA_BUNDLE")
     arguments = parser.parse_args()
     commands = {
         OURS: [
@@ -37,7 +41,11 @@ def main() -> None:
     chosen = [name for name in commands if not arguments.only or name in arguments.only]
     costs: dict[str, list[Cost]] = {name: [] for name in chosen}
     server = ("--accounts", "1", "--regions", "us-east-1", "--jobs", str(arguments.jobs))
-    with fake_aws(*server) as environment:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        certificate = Path(folder) / "certificate.pem" if arguments.tls else None
+        if certificate:
+            make_certificate(certificate)
+        environment = stack.enter_context(fake_aws(*server, certificate=certificate))
         for _ in range(arguments.rounds):
             for name in chosen:
                 costs[name].append(measure(commands[name], environment))

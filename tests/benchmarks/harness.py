@@ -9,6 +9,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from collector.testing import credentials_for
 
@@ -25,10 +33,33 @@ class Cost:
     output: str
 
 
+def make_certificate(path: Path) -> None:
+    """A key and a certificate of 127.0.0.1 that signs itself, in one PEM file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fake AWS")])
+    now = datetime.now(UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    path.write_bytes(secret + certificate.public_bytes(serialization.Encoding.PEM))
+
+
 @contextmanager
-def fake_aws(*arguments: str) -> Iterator[dict[str, str]]:
+def fake_aws(*arguments: str, certificate: Path | None = None) -> Iterator[dict[str, str]]:
     """Runs ``python -m collector.testing``; yields the environment to reach it with."""
-    command = [sys.executable, "-m", "collector.testing", *arguments]
+    tls = ["--certificate", str(certificate)] if certificate else []
+    command = [sys.executable, "-m", "collector.testing", *arguments, *tls]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
@@ -48,6 +79,7 @@ def fake_aws(*arguments: str) -> Iterator[dict[str, str]]:
             "AWS_SECRET_ACCESS_KEY": secret_key,
             "AWS_DEFAULT_REGION": "us-east-1",
             "NO_PROXY": "127.0.0.1",
+            **({"AWS_CA_BUNDLE": str(certificate)} if certificate else {}),
         }
     finally:
         server.terminate()
