@@ -56,7 +56,7 @@ def run(settings: Settings) -> int:
     if isinstance(failure, SinkClosedError):
         return COMPLETE
     if failure is None or report["totals"]["targets"]:
-        _show(console, report, table=terminal and settings.progress != "off")
+        _show(console, report, table=terminal and settings.log_format != "json")
     if failure is not None:
         raise failure
     if process.signal is not None:

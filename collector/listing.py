@@ -26,10 +26,13 @@ exclusive, and a service may keep whole seconds only."""
 _RESTARTS_WITHOUT_NEWS = 5
 """How often a list is taken up again at one place before it is called endless."""
 
-_EMPTY_PAGES, _OLD_PAGES = 10_000, 1_000
-"""How many pages in a row may hold nothing, and how many only jobs from before the last page, until
-the list is called endless. Empty pages are normal where a status filter applies; old ones never
-come from AWS, which sorts."""
+_EMPTY_PAGES, _EMPTY_PAGES_FILTERED = 500, 10_000
+"""How many pages in a row may hold nothing until the list is called endless; the second where a
+status filter applies, which empties pages after they were made up."""
+
+_KNOWN_PAGES, _OLD_PAGES = 200, 1_000
+"""How many pages in a row may hold only jobs that were seen (as after a restart, among jobs of one
+second), or only jobs from before the last page (never from AWS, which sorts)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,7 @@ class Listing:
         self._recent: dict[tuple[str, float], None] = {}
         self._tokens: set[int] = set()
         self._restarts = 0
-        self._empty_pages = 0
-        self._old_pages = 0
+        self._empty_pages = self._known_pages = self._old_pages = 0
 
     def __aiter__(self) -> AsyncIterator[list[Job]]:
         return self._pages()
@@ -109,8 +111,9 @@ class Listing:
                 token = None
                 continue
             last_before = self.last_created
-            jobs = self._news(answer[self._table.list.items])
-            self._watch(jobs, last_before)
+            summaries = answer[self._table.list.items]
+            jobs = self._news(summaries)
+            self._watch(jobs, last_before, empty=not summaries)
             token = answer.get("NextToken") or None
             yield jobs
             if token is None:
@@ -143,14 +146,22 @@ class Listing:
             self._after = resume if self._after is None else max(self._after, resume)
         self._tokens.clear()
 
-    def _watch(self, jobs: list[Job], last_before: float | None) -> None:
+    def _watch(self, jobs: list[Job], last_before: float | None, *, empty: bool) -> None:
         """Count the pages that bring the list no further; raise where there are too many."""
-        self._empty_pages = 0 if jobs else self._empty_pages + 1
-        further = last_before is None or self.last_created != last_before
-        self._old_pages = 0 if further or not jobs else self._old_pages + 1
         if jobs:
-            self._restarts = 0
-        if self._empty_pages > _EMPTY_PAGES or self._old_pages > _OLD_PAGES:
+            self._restarts = self._empty_pages = self._known_pages = 0
+            further = last_before is None or self.last_created != last_before
+            self._old_pages = 0 if further else self._old_pages + 1
+        elif empty:
+            self._empty_pages += 1
+        else:
+            self._known_pages += 1
+        filtered = self._table.list.status in self._filters
+        if (
+            self._empty_pages > (_EMPTY_PAGES_FILTERED if filtered else _EMPTY_PAGES)
+            or self._known_pages > _KNOWN_PAGES
+            or self._old_pages > _OLD_PAGES
+        ):
             raise self._endless("page after page brings nothing new")
 
     def _endless(self, why: str) -> RejectedError:

@@ -95,6 +95,7 @@ class LogObserver:
         self._warned: set[str] = set()
         self._failed: Counter[tuple[str, str]] = Counter()
         self._quiet = False
+        self._run: events.RunStarted | None = None
 
     def __call__(self, event: Event, /) -> None:
         if self._quiet:
@@ -103,7 +104,11 @@ class LogObserver:
             case events.SinkClosed():
                 self._quiet = True
             case events.RunStarted():
-                self._log.info("run started", run_id=event.run_id, table=event.table)
+                self._run = event
+            case events.TargetFound() if self._run is not None:
+                # Not before there is something to read: an error is to stand alone.
+                self._log.info("run started", run_id=self._run.run_id, table=self._run.table)
+                self._run = None
             case events.TargetEnded():
                 good = event.outcome in {Outcome.COMPLETE, Outcome.UNAVAILABLE}
                 write = self._log.info if good else self._log.warning

@@ -190,8 +190,9 @@ async def test_a_token_that_only_repeats_ends_the_list():
     assert len(calls) < 20
 
 
-async def test_empty_pages_for_ever_end_the_list():
-    """A service that gives empty pages with ever new tokens is called endless at last."""
+@pytest.mark.parametrize(("status", "least"), [(None, 100), ("Failed", 4_622)])
+async def test_empty_pages_for_ever_end_the_list(status, least):
+    """Empty pages with ever new tokens are endless at last: later where a filter empties pages."""
     count = 0
 
     async def call(_: dict[str, Any]) -> dict[str, Any]:
@@ -199,8 +200,33 @@ async def test_empty_pages_for_ever_end_the_list():
         count += 1
         return {TABLE.list.items: [], "NextToken": str(count)}
 
-    await endless(Listing(TABLE, call))
-    assert 1000 < count < 100_000
+    await endless(Listing(TABLE, call, status=status))
+    assert least < count < 20_000
+
+
+async def test_the_same_page_for_ever_ends_the_list():
+    """One page over and over, with ever new tokens, brings its jobs once and then an end."""
+    count = 0
+    page = [
+        {
+            "TrainingJobName": f"job-{number}",
+            "TrainingJobArn": f"arn:{number}",
+            "CreationTime": 1_700_000_000.0 + number,
+        }
+        for number in range(100)
+    ]
+    seen = []
+
+    async def call(_: dict[str, Any]) -> dict[str, Any]:
+        nonlocal count
+        count += 1
+        return {TABLE.list.items: page, "NextToken": str(count)}
+
+    with pytest.raises(RejectedError, match="EndlessList"):
+        async for jobs in Listing(TABLE, call):
+            seen += jobs
+    assert len(seen) == 100
+    assert count < 1_000
 
 
 async def test_old_jobs_for_ever_end_the_list():

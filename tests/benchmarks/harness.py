@@ -55,6 +55,19 @@ def make_certificate(path: Path) -> None:
     path.write_bytes(secret + certificate.public_bytes(serialization.Encoding.PEM))
 
 
+def environment_of(url: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` without its AWS configuration, and with what leads to a fake at ``url``."""
+    access_key, secret_key = credentials_for(CALLER)
+    clean = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
+    return clean | {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": access_key,
+        "AWS_SECRET_ACCESS_KEY": secret_key,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "NO_PROXY": "127.0.0.1",
+    }
+
+
 @contextmanager
 def fake_aws(*arguments: str, certificate: Path | None = None) -> Iterator[dict[str, str]]:
     """Runs ``python -m collector.testing``; yields the environment to reach it with."""
@@ -70,17 +83,8 @@ def fake_aws(*arguments: str, certificate: Path | None = None) -> Iterator[dict[
                 raise RuntimeError("the fake AWS did not start")
             if "AWS_ENDPOINT_URL=" in line:
                 url = line.split("=", 1)[1].strip().strip("'\"")
-        access_key, secret_key = credentials_for(CALLER)
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        yield {
-            **clean,
-            "AWS_ENDPOINT_URL": url,
-            "AWS_ACCESS_KEY_ID": access_key,
-            "AWS_SECRET_ACCESS_KEY": secret_key,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "NO_PROXY": "127.0.0.1",
-            **({"AWS_CA_BUNDLE": str(certificate)} if certificate else {}),
-        }
+        bundle = {"AWS_CA_BUNDLE": str(certificate)} if certificate else {}
+        yield environment_of(url, os.environ) | bundle
     finally:
         server.terminate()
         server.wait()
