@@ -222,9 +222,12 @@ async def test_the_same_page_for_ever_ends_the_list():
         count += 1
         return {TABLE.list.items: page, "NextToken": str(count)}
 
-    with pytest.raises(RejectedError, match="EndlessList"):
+    async def read() -> None:
         async for jobs in Listing(TABLE, call):
-            seen += jobs
+            seen.extend(jobs)
+
+    with pytest.raises(RejectedError, match="EndlessList"):
+        await read()
     assert len(seen) == 100
     assert count < 1_000
 
