@@ -120,6 +120,8 @@ def _guarded(action: Callable[[], int]) -> None:
     except CollectorError as error:
         message, status = str(error), error.exit_status
         trace: Exception | None = error if debug else None
+    except KeyboardInterrupt:
+        sys.exit(130)  # before there was a run to stop; click would say 1
     except (click.ClickException, BrokenPipeError):
         raise
     except Exception as error:  # noqa: BLE001 - nobody is to read a traceback who did not ask
