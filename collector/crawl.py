@@ -22,7 +22,8 @@ from collector.events import DiscoveryEnded, Observer, RunStarted, TargetEnded, 
 from collector.extract import Deliver, Plan, TargetCrawl, first_error
 from collector.flatten import Flattener
 from collector.model import Table, Target
-from collector.settings import Settings, parse_time
+from collector.parse import parse_time
+from collector.settings import Settings
 from collector.tables import load_table
 
 ACTIVE_TARGETS = 1_000

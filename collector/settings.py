@@ -10,7 +10,6 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -33,113 +32,26 @@ from pydantic_settings import (
 
 from collector.errors import ConfigurationError
 from collector.model import Table
+from collector.parse import (
+    parse_account_ids,
+    parse_accounts,
+    parse_duration,
+    parse_on_or_off,
+    parse_pairs,
+    parse_regions,
+    parse_time,
+    parse_words,
+)
 from collector.tables import DEFAULT, load_table
 
 ENV_PREFIX = "COLLECTOR_"
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
-_SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_ACCOUNT_ID = re.compile(r"\d{12}")
-_REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d+")
 _ORGANIZATION_UNIT = re.compile(r"(ou-[0-9a-z]{4,32}-[0-9a-z]{8,32}|r-[0-9a-z]{4,32})")
 _LATER = "is not part of this release yet; leave it out"
 
-
-def parse_duration(value: object) -> float:
-    """Seconds from ``90s``, ``10m``, ``24h``, ``7d``, ``250ms`` or a number of seconds."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if math.isfinite(value) and value >= 0:
-            return float(value)
-    elif isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
-        seconds = float(match[1]) * _SECONDS[match[2]]
-        if math.isfinite(seconds):
-            return seconds
-    raise ValueError(f"{value!r} is not a duration such as 90s, 10m, 24h or 7d")
-
-
-def parse_time(value: str, now: float) -> float:
-    """Epoch seconds from a date, a timestamp (UTC unless it has an offset) or an age (90d)."""
-    text = value.strip()
-    if _DURATION.fullmatch(text) and not text.replace(".", "").isdigit():
-        return now - parse_duration(text)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(
-            f"{value!r} is not a date (2026-01-31), a timestamp (2026-01-31T12:00:00Z) "
-            "or an age (90d)"
-        ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def _words(value: Any) -> Any:
-    """A comma list (or a list of them) as a tuple of words; anything else as it is."""
-    if isinstance(value, str):
-        value = value.split(",")
-    if isinstance(value, list | tuple):
-        return tuple(
-            word
-            for item in value
-            for word in (
-                [part.strip() for part in item.split(",")] if isinstance(item, str) else [item]
-            )
-            if word != ""
-        )
-    return value
-
-
-def _pairs(value: Any) -> Any:
-    """``OP=N`` items (a string, a comma list or a list of them) as a mapping."""
-    if isinstance(value, Mapping) or not isinstance(value, str | list | tuple):
-        return value
-    pairs = {}
-    for item in _words(value):
-        key, equals, amount = str(item).partition("=")
-        if not (equals and key.strip() and amount.strip()):
-            raise ValueError(f"{item!r} is not of the form NAME=VALUE")
-        pairs[key.strip()] = amount.strip()
-    return pairs
-
-
-def _account_ids(value: Any) -> Any:
-    """Account ids from a comma list, a list, or what YAML makes of unquoted ones."""
-    ids = (value,) if isinstance(value, int) else _words(value)
-    if not isinstance(ids, tuple):
-        raise ValueError(f"{value!r} is not a list of account ids")  # noqa: TRY004
-    for item in ids:
-        # YAML reads an unquoted id that starts with 0 as another number.
-        if isinstance(item, bool) or not _ACCOUNT_ID.fullmatch(str(item)):
-            raise ValueError(f"{item!r} is not a 12-digit account id (in YAML, quote account ids)")
-    return tuple(dict.fromkeys(str(item) for item in ids))
-
-
-def _on_or_off(value: Any) -> Any:
-    """YAML reads an unquoted on or off as a boolean."""
-    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
-
-
-def _accounts(value: Any) -> Any:
-    if isinstance(value, str) and value.strip() in {"current", "organization"}:
-        return value.strip()
-    if not (ids := _account_ids(value)):
-        raise ValueError("takes current, organization or a list of account ids")
-    return ids
-
-
-def _regions(value: Any) -> Any:
-    if value == "all":
-        return value
-    names = _words(value)
-    if not (isinstance(names, tuple) and names):
-        raise ValueError("takes all or a list of regions")
-    for name in names:
-        if not (isinstance(name, str) and _REGION.fullmatch(name)):
-            raise ValueError(f"{name!r} is not the name of a region, such as us-east-1")
-    return tuple(dict.fromkeys(names))
-
-
 Duration = Annotated[float, BeforeValidator(parse_duration)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Redactions = Annotated[dict[str, Literal["values", "matching"]], BeforeValidator(parse_pairs)]
+Words = Annotated[tuple[str, ...], BeforeValidator(parse_words)]
 
 
 def _setting(
@@ -164,7 +76,7 @@ class Settings(BaseSettings):
     )
 
     table: str = _setting(DEFAULT, "Table to fill.", group=WHAT, metavar="NAME")
-    accounts: Annotated[tuple[str, ...] | str, BeforeValidator(_accounts)] = _setting(
+    accounts: Annotated[tuple[str, ...] | str, BeforeValidator(parse_accounts)] = _setting(
         "current",
         "Accounts to read: current, organization (every ACTIVE account), or a list of ids.",
         group=WHAT,
@@ -192,10 +104,10 @@ class Settings(BaseSettings):
         group=WHAT,
         metavar="OU,OU",
     )
-    exclude_accounts: Annotated[tuple[str, ...], BeforeValidator(_account_ids)] = _setting(
+    exclude_accounts: Annotated[tuple[str, ...], BeforeValidator(parse_account_ids)] = _setting(
         (), "Accounts never to read.", group=WHAT, metavar="ID,ID"
     )
-    regions: Annotated[tuple[str, ...] | str, BeforeValidator(_regions)] = _setting(
+    regions: Annotated[tuple[str, ...] | str, BeforeValidator(parse_regions)] = _setting(
         "all",
         "Regions to read: all that are enabled for the account and have the service, or a list.",
         group=WHAT,
@@ -228,7 +140,7 @@ class Settings(BaseSettings):
     max_in_flight: int = _setting(
         128, "Calls under way at once, over all accounts and regions.", group=HOW, metavar="N"
     )
-    max_rate: Annotated[dict[str, float], BeforeValidator(_pairs)] = _setting(
+    max_rate: Annotated[dict[str, float], BeforeValidator(parse_pairs)] = _setting(
         {},
         "Calls a second of an operation, at most, in each account and region; repeatable.",
         group=HOW,
@@ -254,14 +166,7 @@ class Settings(BaseSettings):
         group=WHERE,
         metavar="URI",
     )
-    redact: Annotated[dict[str, Literal["values", "matching"]], BeforeValidator(_pairs)] = _setting(
-        {},
-        "Replace a map column's values with ***: all of them (values), or those that look secret "
-        "(matching); repeatable.",
-        group=WHERE,
-        metavar="FIELD=values|matching",
-    )
-    extra: Literal["drop", "keep"] = _setting(
+    redact: Redactions = _setting(
         "drop",
         "Members that AWS returns and the table lacks: drop, or keep in _extra.",
         group=WHERE,
@@ -289,7 +194,7 @@ class Settings(BaseSettings):
         None, "Folder or prefix for state (a later release).", group=FAULTS, metavar="URI"
     )
 
-    progress: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)] = _setting(
+    progress: Annotated[Literal["auto", "on", "off"], BeforeValidator(parse_on_or_off)] = _setting(
         "auto", "Progress bar on stderr; auto shows it on a terminal.", group=SHOWN
     )
     log_format: Literal["auto", "json", "console"] = _setting(

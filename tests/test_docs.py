@@ -31,9 +31,10 @@ from collector.cli import _NOT_IN_DEMO, _PLAN, _flags, cli
 from collector.flatten import Flattener, Notes
 from collector.iam import policy
 from collector.model import Account, Outcome, Table, Target
+from collector.parse import parse_duration
 from collector.report import Report
 from collector.schema import render
-from collector.settings import load_settings, parse_duration, setting_fields
+from collector.settings import load_settings, setting_fields
 from collector.sinks import base
 from collector.sinks.base import Sink
 from collector.tables import load_table

@@ -19,7 +19,8 @@ ALLOWED: dict[str, set[str]] = {
     "events": {"model"},
     # What is known of a table and of the settings, and the pure parts of the stream.
     "tables": {"errors", "model"},
-    "settings": {"errors", "model", "tables"},
+    "parse": set(),
+    "settings": {"errors", "model", "parse", "tables"},
     "flatten": {"model"},
     "redact": {"model"},
     "listing": {"errors", "flatten", "model"},
@@ -35,7 +36,17 @@ ALLOWED: dict[str, set[str]] = {
     # The stream, from AWS to the sink.
     "aws": {"__init__", "errors", "events", "model", "settings"},
     "extract": {"aws", "errors", "events", "flatten", "listing", "model", "redact"},
-    "crawl": {"aws", "errors", "events", "extract", "flatten", "model", "settings", "tables"},
+    "crawl": {
+        "aws",
+        "errors",
+        "events",
+        "extract",
+        "flatten",
+        "model",
+        "parse",
+        "settings",
+        "tables",
+    },
     "pipeline": {"crawl", "errors", "events", "extract", "model", "report", "settings", "sinks"},
     # The stand-ins know the table that they serve, and nothing of the crawler.
     "testing": {"model", "tables"},

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.errors import ConfigurationError
-from collector.settings import load_settings, parse_duration, parse_time
+from collector.parse import parse_duration, parse_time
+from collector.settings import load_settings
 
 
 @pytest.mark.parametrize(
