@@ -167,6 +167,13 @@ class Settings(BaseSettings):
         metavar="URI",
     )
     redact: Redactions = _setting(
+        {},
+        "Replace a map column's values with ***: all of them (values), or those that look secret "
+        "(matching); repeatable.",
+        group=WHERE,
+        metavar="FIELD=values|matching",
+    )
+    extra: Literal["drop", "keep"] = _setting(
         "drop",
         "Members that AWS returns and the table lacks: drop, or keep in _extra.",
         group=WHERE,
