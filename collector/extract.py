@@ -51,6 +51,9 @@ PAGES_AHEAD = 1
 ATTEMPTS_IN_PLACE = 4
 """Attempts before a job is put off to the end of its target, out of the others' way."""
 
+KEYS_SPREAD = 1.0
+"""Seconds in which new keys become known in a region."""
+
 ATTEMPTS_FOR_TAGS = 20
 """Attempts after which a described job is emitted without the tags that cannot be read."""
 
@@ -128,6 +131,8 @@ class TargetCrawl:
         self._failed = 0
         self._denials = 0
         self._reached = False
+        self._doubted = False
+        self._last_error = "not described"
         self._bulk_failures = 0
         self._tag_denials = 0
         self._end: tuple[Outcome, str] | None = None
@@ -234,14 +239,22 @@ class TargetCrawl:
     async def _list_call(self, params: dict[str, object]) -> Wire:
         # A region unknown to the SDK may not exist: its name is not looked up for ten minutes.
         may_exist = self._reached or self._access.region in self._plan.known_regions
-        answer = await self._client.json(
-            self._access,
-            self._table.service,
-            self._table.list.name,
-            params,
-            required=(self._table.list.items,),
-            attempts=None if may_exist else ATTEMPTS_IN_PLACE,
-        )
+        try:
+            answer = await self._client.json(
+                self._access,
+                self._table.service,
+                self._table.list.name,
+                params,
+                required=(self._table.list.items,),
+                attempts=None if may_exist else ATTEMPTS_IN_PLACE,
+            )
+        except NotEnabledError:
+            # Keys just made are not known everywhere at once: a region is asked twice.
+            if self._reached or self._doubted:
+                raise
+            self._doubted = True
+            await self._client.sleep(KEYS_SPREAD)
+            return await self._list_call(params)
         self._reached = True
         return answer
 
@@ -268,6 +281,10 @@ class TargetCrawl:
             if self._halted:
                 self._let_go()
                 return
+            if self._access.patience.lost:
+                self._let_go()
+                self._fail(job, self._table.describe.name, self._last_error)
+                continue
             await self._client.admit(self._access, self._table.describe.name)
             group.create_task(self._describe(job, tags))
 
@@ -360,6 +377,7 @@ class TargetCrawl:
 
     def _put_off(self, job: Job, error: CallError, tags: _Tags) -> None:
         self._attempts[job.key] = self._attempts.get(job.key, 0) + error.attempts
+        self._last_error = str(error)
         if self._access.patience.lost or self._halted:
             self._fail(job, error.operation, str(error))
         else:

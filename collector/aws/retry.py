@@ -182,6 +182,8 @@ def service_error(operation: str, answer: Answer, code: str, message: object) ->
             kind = TransientError
         elif not code and answer.status in (401, 403):
             kind = DeniedError
+        elif not code and answer.status not in (404, 407):
+            kind = TransientError  # AWS names its errors: this came from something in between
     return kind(
         operation,
         clean(code) or f"HTTP{answer.status}",

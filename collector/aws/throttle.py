@@ -35,7 +35,7 @@ from typing import Protocol
 Scope = tuple[str, str, str]
 """(account id, region, operation): AWS limits each of these on its own."""
 
-INITIAL_RATE, LEAST_RATE = 20.0, 0.5
+INITIAL_RATE, LEAST_RATE = 20.0, 2.0
 GROWTH_A_TRIP, LEAST_GROWTH, MOST_GROWTH = 0.02, 0.25, 3.0
 DIP = 0.03
 QUICK_CUT, KEPT = 0.7, 0.7

@@ -24,7 +24,8 @@ Rate = Callable[[float], float]
 class Case:
     """``rate(t)`` tokens a second, ``burst`` at most; ``calls`` to make, ``latency`` seconds.
 
-    Nothing is sent from ``idle[0]`` to ``idle[1]`` seconds.
+    Nothing is sent from ``idle[0]`` to ``idle[1]`` seconds; a share ``chance`` of calls is refused
+    whatever the rate.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Case:
     calls: int
     latency: float = 0.05
     idle: tuple[float, float] = (0.0, 0.0)
+    chance: float = 0.0
 
 
 class Aimd:
@@ -111,7 +113,7 @@ def simulate(law: Law, case: Case, seed: int = 0) -> tuple[float, float]:
                 law.sent(now, now - next_turn)
                 tokens = min(case.burst, tokens + (now - filled) * case.rate(now))
                 filled = now
-                allowed = tokens >= 1.0
+                allowed = tokens >= 1.0 and rng.random() >= case.chance
                 tokens -= 1.0 if allowed else 0.0
                 back = now + case.latency * rng.uniform(0.6, 1.4)
                 heapq.heappush(events, (back, next(order), "ok" if allowed else "refused", now))
@@ -153,6 +155,8 @@ CASES = (
     Case("20/s, burst 2, 2000 calls", steps((0, 20)), 2, 2000),
     Case("20/s, idle from 20 s to 320 s", steps((0, 20)), 40, 2000, idle=(20, 320)),
     Case("20/s, 0.1/s from 30 s to 60 s", steps((0, 20), (30, 0.1), (60, 20)), 20, 3000),
+    Case("100/s, 5 % refused by chance", steps((0, 100)), 100, 2000, chance=0.05),
+    Case("20/s, 18 after 30 s", steps((0, 20), (30, 18)), 20, 2500),
     Case("20/s, doubled at 30 s", steps((0, 20), (30, 40)), 20, 2500),
 )
 LAWS: dict[str, Callable[[float], Law]] = {

@@ -93,3 +93,23 @@ async def test_tags_with_faults_are_read_all_the_same():
         run = await crawl(aws, tags="each")
     assert run.status == 0
     assert [record for record in run.records if record["tags"] is None] == []
+
+
+@pytest.mark.usefixtures("at_full_speed")
+async def test_keys_that_are_not_known_at_once_do_not_cost_a_region(monkeypatch):
+    """One refusal of fresh keys is doubted; a region that is not enabled refuses twice."""
+    send = Wire.send
+    refused = []
+
+    async def sent(self, template, body, credentials):
+        if template.operation == "ListTrainingJobs" and not refused:
+            refused.append(template.signing_region)
+            return Answer(self.now(), 400, {}, b'{"__type":"UnrecognizedClientException"}')
+        return await send(self, template, body, credentials)
+
+    monkeypatch.setattr(Wire, "send", sent)
+    async with FakeAws(Estate.generate(1, (HOME,), 10)) as aws:
+        run = await crawl(aws)
+    assert refused == [HOME]
+    assert run.outcomes == {("111111111111", HOME): "complete"}
+    assert len(run.names) == 10
