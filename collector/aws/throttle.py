@@ -46,7 +46,7 @@ PROBE_AFTER = 300.0
 SURE, UNSURE = (50.0, 1.0), (25.0, 0.5)
 """Length of an epoch: calls, and seconds that it takes at least, to outlast what is in flight."""
 
-EPOCH_SECONDS, UNSURE_EPOCH_SECONDS, LOW_EPOCH_SECONDS = 15.0, 5.0, 2.0
+EPOCH_SECONDS, LOW_EPOCH_SECONDS = 15.0, 2.0
 """Seconds that an epoch takes at most; the last where we are far below what was once found."""
 
 _SLACK = 0.002
@@ -147,8 +147,7 @@ class BucketEstimate:
         estimate = self._estimate or LEAST_RATE
         calls, least = SURE if self._sure else UNSURE
         low = estimate < self._most / 2
-        most = LOW_EPOCH_SECONDS if low else EPOCH_SECONDS if self._sure else UNSURE_EPOCH_SECONDS
-        floor = 1.0 if low else 4.0
+        most, floor = (LOW_EPOCH_SECONDS, 1.0) if low else (EPOCH_SECONDS, 4.0)
         self._epoch = max(min(calls, estimate * most), estimate * least, floor)
         self._cut_at = now
         self._calls = 0.0
