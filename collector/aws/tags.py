@@ -13,6 +13,9 @@ from collector.errors import RejectedError
 from collector.model import Table
 
 TAGGING = "resourcegroupstaggingapi"
+MOST_PAGES = 100
+"""A resource has some 50 tags: more pages than this are no list of them."""
+
 ATTEMPTS = 4
 """Tags that cannot be had, as where a network lets no call through to this service, must not hold
 up the jobs themselves: there is another way for them, and another time."""
@@ -62,8 +65,8 @@ async def listed_tags(client: AwsClient, access: Access, table: Table, arn: str)
         token = answer.get("NextToken")
         if not token:
             return tag_strings(operation.name, tags)
-        if token in tokens:
-            raise RejectedError(operation.name, "EndlessList", "the same NextToken came twice")
+        if token in tokens or len(tokens) >= MOST_PAGES:
+            raise RejectedError(operation.name, "EndlessList", "the NextTokens never end")
         tokens.add(token)
         params = {**params, "NextToken": token}
 
