@@ -43,7 +43,7 @@ def run(settings: Settings) -> int:
         if bar:
             observers.append(stack.enter_context(ProgressBar(console)))
         collector = Collector(settings, observers=observers)
-        process = _Process(collector, settings.grace)
+        process = _Process(collector, settings)
         failure: CollectorError | None = None
         with _runner() as runner:
             try:
@@ -51,8 +51,6 @@ def run(settings: Settings) -> int:
             except CollectorError as error:
                 failure = error
     report = collector.report
-    if settings.report is not None:
-        write_report(settings.report, report)
     if isinstance(failure, SinkClosedError):
         return COMPLETE
     if failure is None or report["totals"]["targets"]:
@@ -84,9 +82,10 @@ def _runner() -> asyncio.Runner:
 class _Process:
     """The run and the signals that may end it."""
 
-    def __init__(self, collector: Collector, grace: float) -> None:
+    def __init__(self, collector: Collector, settings: Settings) -> None:
         self._collector = collector
-        self._grace = grace
+        self._grace = settings.grace
+        self._report = settings.report
         self.signal: int | None = None
 
     async def main(self) -> None:
@@ -94,7 +93,12 @@ class _Process:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
         async with self._collector as collector:
-            await collector.run()
+            try:
+                await collector.run()
+            finally:
+                # Within the block: until it is left, a run that is killed can be gone on with.
+                if self._report is not None:
+                    write_report(self._report, collector.report)
 
     def _on_signal(self, number: int) -> None:
         if self.signal is not None:

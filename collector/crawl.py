@@ -1,6 +1,6 @@
-"""One run over all targets: who to ask, what to read, how much at once.
+"""One run over all targets: who to ask, what to read, how much at once, and in what order.
 
-Targets.find ─> TargetCrawl (at most ACTIVE_TARGETS) ─> deliver
+Targets.find ─> biggest first ─> TargetCrawl (at most ACTIVE_TARGETS) ─> deliver
 """
 
 from __future__ import annotations
@@ -8,20 +8,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from secrets import token_hex
+from typing import Protocol
 
 from collector.aws.client import Access, AwsClient, Patience
 from collector.aws.sessions import Sdk
 from collector.aws.targets import Targets, Unreachable
 from collector.aws.throttle import Limits
 from collector.aws.wire import Timeouts, Wire
-from collector.events import DiscoveryEnded, Observer, RunStarted, TargetEnded, TargetFound
+from collector.events import (
+    DiscoveryEnded,
+    Event,
+    Observer,
+    RunStarted,
+    TargetEnded,
+    TargetFound,
+)
 from collector.extract import Deliver, Plan, TargetCrawl, first_error
 from collector.flatten import Flattener
-from collector.model import Table, Target
+from collector.model import Start, Table, Target
 from collector.parse import parse_time
 from collector.settings import Settings
 from collector.tables import load_table
@@ -34,6 +41,25 @@ CONTROL_CALLS = 16
 
 ROOM = 4
 """Jobs in the making for each call that may be in flight."""
+
+
+class History(Protocol):
+    """What is known from earlier runs. ``started_at`` is in epoch seconds."""
+
+    run_id: str
+    started_at: float
+
+    def replay(self) -> Iterable[Event]:
+        """What had happened in this run before it was cut off, for those who watch."""
+
+    def start(self, target: Target, plan: Plan) -> Start | None:
+        """Where the crawl of a target begins; None if nothing of it is to be read."""
+
+    def size(self, target: Target) -> int:
+        """How many jobs were listed in a target the last time."""
+
+    def rates(self, target: Target) -> Mapping[str, float]:
+        """Calls a second that were found to be allowed the last time, by operation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +112,10 @@ async def open_aws(
         yield Aws(table, targets, client(settings.max_in_flight))
 
 
+_Found = asyncio.PriorityQueue[tuple[int, int, tuple[Target, Start] | None]]
+"""Targets by size, biggest first: as many as there are, a few words each."""
+
+
 class Crawl:
     """One run over all targets, from credentials to records."""
 
@@ -93,6 +123,7 @@ class Crawl:
         self,
         settings: Settings,
         observe: Observer,
+        history: History,
         *,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
@@ -100,13 +131,13 @@ class Crawl:
     ) -> None:
         self._settings = settings
         self._observe = observe
+        self._history = history
         self._clock = clock
         self._now = now
         self._sleep = sleep
         self._crawls: set[TargetCrawl] = set()
         self._halted = asyncio.Event()
         self._left: Counter[str] = Counter()
-        self.run_id = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now())) + "-" + token_hex(4)
 
     def halt(self) -> None:
         """Start nothing more; `run` returns once what is under way is finished."""
@@ -124,8 +155,10 @@ class Crawl:
 
         What goes wrong in a target alone is its outcome, told to the observers.
         """
-        table_name = self._settings.table
-        self._observe(RunStarted(self.run_id, table_name, self._now(), "full"))
+        history = self._history
+        self._observe(RunStarted(history.run_id, self._settings.table, history.started_at))
+        for event in history.replay():
+            self._observe(event)
         async with open_aws(
             self._settings, self._observe, clock=self._clock, now=self._now, sleep=self._sleep
         ) as aws:
@@ -136,7 +169,9 @@ class Crawl:
         flatten = Flattener(plan.table, keep_extra=plan.keep_extra)
         room = asyncio.Semaphore(ROOM * self._settings.max_in_flight)
 
-        def make(target: Target) -> TargetCrawl:
+        def make(target: Target, start: Start) -> TargetCrawl:
+            for operation, rate in self._history.rates(target).items():
+                client.limits.expect((*target.key, operation), rate)
             patience = Patience(self._settings.give_up_after, self._clock)
             source = targets.credentials(target.account)
             return TargetCrawl(
@@ -149,22 +184,24 @@ class Crawl:
                 deliver=deliver,
                 observe=self._observe,
                 works=lambda: targets.works(target.account),
+                start=start,
             )
 
-        # As many as there are targets, a few words each.
-        found: asyncio.Queue[Target | None] = asyncio.Queue()
+        found: _Found = asyncio.PriorityQueue()
         active = asyncio.Semaphore(ACTIVE_TARGETS)
         try:
             async with asyncio.TaskGroup() as group:
-                finder = group.create_task(self._find(targets, found))
+                finder = group.create_task(self._find(targets, plan, found))
                 halting = group.create_task(self._cancel_when_halted(finder))
-                while (target := await found.get()) is not None:
+                while True:
+                    # Only then taken: the biggest of those found by the time there is room.
                     await active.acquire()
-                    if self._halted.is_set():
+                    next_one = (await found.get())[-1]
+                    if next_one is None or self._halted.is_set():
                         break
-                    crawl = make(target)
+                    crawl = make(*next_one)
                     self._crawls.add(crawl)
-                    group.create_task(self._crawl_one(crawl, target, targets, active))
+                    group.create_task(self._crawl_one(crawl, next_one[0], targets, active))
                 halting.cancel()
         except BaseExceptionGroup as errors:
             raise first_error(errors) from errors
@@ -173,19 +210,21 @@ class Crawl:
         await self._halted.wait()
         finder.cancel()
 
-    async def _find(self, targets: Targets, found: asyncio.Queue[Target | None]) -> None:
+    async def _find(self, targets: Targets, plan: Plan, found: _Found) -> None:
+        count = 0
         try:
             async for target in targets.find():
                 if isinstance(target, Unreachable):
                     self._observe(TargetFound(target.target))
                     self._observe(TargetEnded(target.target, target.outcome, 0.0, (), target.error))
-                else:
+                elif (start := self._history.start(target, plan)) is not None:
                     self._observe(TargetFound(target))
                     self._left[target.account.id] += 1
-                    found.put_nowait(target)
+                    count += 1
+                    found.put_nowait((-self._history.size(target), count, (target, start)))
             self._observe(DiscoveryEnded())
         finally:
-            found.put_nowait(None)
+            found.put_nowait((1, 0, None))  # after all the others
 
     async def _crawl_one(
         self, crawl: TargetCrawl, target: Target, targets: Targets, active: asyncio.Semaphore
@@ -201,15 +240,17 @@ class Crawl:
                 targets.forget(target.account.id)
 
     async def _plan(self, targets: Targets) -> Plan:
-        settings, now = self._settings, self._now()
+        settings, now = self._settings, self._history.started_at
         after, before = settings.created_after, settings.created_before
         return Plan(
             table=load_table(settings.table),
-            run_id=self.run_id,
+            run_id=self._history.run_id,
             tags=settings.tags,
             created_after=parse_time(after, now) if after else None,
             created_before=parse_time(before, now) if before else None,
             status=settings.status,
+            horizon=settings.horizon,
+            overlap=settings.overlap,
             redact=settings.redact,
             keep_extra=settings.extra == "keep",
             meta=settings.meta,

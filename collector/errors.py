@@ -4,6 +4,7 @@
     ├── ConfigurationError      fix the settings (exit 2)
     ├── CredentialsError        fix the caller's credentials (exit 1)
     ├── DiscoveryError          accounts or regions could not be found (exit 1)
+    ├── StateError              the state is held, damaged or out of reach (exit 1)
     ├── SinkError               fix the sink (exit 1)
     │   └── SinkClosedError     the reader of a pipe went away: end quietly
     └── CallError               one AWS call failed
@@ -40,6 +41,10 @@ class CredentialsError(CollectorError):
 
 class DiscoveryError(CollectorError):
     """The accounts to read could not be found out."""
+
+
+class StateError(CollectorError):
+    """The state of earlier runs cannot be used: held by another run, damaged or out of reach."""
 
 
 class SinkError(CollectorError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from collector.model import Outcome, Target
+from collector.model import Cursor, Job, Outcome, Target
 
 INTERRUPTED = "interrupted before it was read whole"
 """Error of a target, and of its jobs, where the run was stopped."""
@@ -22,7 +22,6 @@ class RunStarted:
     run_id: str
     table: str
     started_at: float
-    mode: Literal["full", "incremental"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +38,33 @@ class DiscoveryEnded:
 
 @dataclass(frozen=True, slots=True)
 class TargetStarted:
+    """``incremental``: what did not change since an earlier run is left out."""
+
     target: Target
+    incremental: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TargetResumed:
+    """Jobs that are in this run's output already, from before it was cut off."""
+
+    target: Target
+    emitted: int
+    unchanged: int
+    gone: int
 
 
 @dataclass(frozen=True, slots=True)
 class PageListed:
-    """A page brought ``jobs`` new jobs."""
+    """A page brought new ``jobs``; the list is at ``cursor`` now.
+
+    ``as_of`` is when the target's crawl started, in epoch seconds of the service's clock.
+    """
 
     target: Target
-    jobs: int
+    jobs: tuple[Job, ...]
+    cursor: Cursor
+    as_of: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +80,14 @@ class CallEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class JobsUnchanged:
+    """Listed jobs that an earlier run delivered as they are."""
+
+    target: Target
+    jobs: tuple[Job, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class JobEmitted:
     target: Target
 
@@ -70,7 +95,7 @@ class JobEmitted:
 @dataclass(frozen=True, slots=True)
 class JobGone:
     target: Target
-    arn: str
+    job: Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +103,7 @@ class JobFailed:
     """A listed job will not be in the output; ``error`` is one sentence."""
 
     target: Target
-    arn: str
+    job: Job
     operation: str
     error: str
     attempts: int
@@ -116,13 +141,18 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class TargetEnded:
-    """``rates`` are calls a second by operation, as last found; ``error`` a sentence or None."""
+    """How a target ended; ``error`` is a sentence or None.
+
+    ``rates`` are calls a second by operation, as they stood; ``measured`` those of them that were
+    confirmed by AWS's refusals.
+    """
 
     target: Target
     outcome: Outcome
     seconds: float
     rates: tuple[tuple[str, float], ...] = ()
     error: str | None = None
+    measured: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +168,10 @@ Event = (
     | TargetFound
     | DiscoveryEnded
     | TargetStarted
+    | TargetResumed
     | PageListed
     | CallEnded
+    | JobsUnchanged
     | JobEmitted
     | JobGone
     | JobFailed

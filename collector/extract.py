@@ -7,11 +7,12 @@ SageMaker: the table says what to call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
+from collector import incremental
 from collector.aws.client import Access, AwsClient
 from collector.aws.retry import clean
 from collector.aws.tags import bulk_tags, listed_tags
@@ -31,6 +32,7 @@ from collector.events import (
     JobEmitted,
     JobFailed,
     JobGone,
+    JobsUnchanged,
     Observer,
     PageListed,
     TargetEnded,
@@ -38,8 +40,8 @@ from collector.events import (
     Warned,
 )
 from collector.flatten import Flattener, Notes, epoch_seconds
-from collector.listing import SAME_JOB, Job, Listing
-from collector.model import Outcome, Record, Table, Target, Wire
+from collector.listing import SAME_JOB, Listing
+from collector.model import Job, JobKey, Outcome, Record, Start, Table, Target, Wire
 from collector.redact import redact
 
 WINDOW = 64
@@ -71,7 +73,8 @@ TAGS_YOUNG = 3600.0
 class Plan:
     """What to read of each target, and how; the same for all targets of a run.
 
-    Times are epoch seconds. ``known_regions`` are those the SDK knows the service in.
+    Times are epoch seconds, ``horizon`` and ``overlap`` seconds (see `collector.incremental`).
+    ``known_regions`` are those the SDK knows the service in.
     """
 
     table: Table
@@ -80,24 +83,32 @@ class Plan:
     created_after: float | None = None
     created_before: float | None = None
     status: str | None = None
+    horizon: float = 60 * 86400.0
+    overlap: float = 900.0
     redact: Mapping[str, str] = field(default_factory=dict)
     keep_extra: bool = False
     meta: bool = False
     known_regions: frozenset[str] = frozenset()
 
 
-Deliver = Callable[[Target, Record], Awaitable[None]]
-"""Takes a record over; returns once there is room for it (backpressure)."""
+Deliver = Callable[[Target, Job, Record], Awaitable[None]]
+"""Takes a job's record over; returns once there is room for it (backpressure)."""
+
+BEGINNING = Start()
+
+_NAMELESS = Job("", 0.0, None, "", {})
+"""What stands for a summary that names no job."""
 
 _Tags = dict[str, list[str] | None]
 """ARN to tags, as far as a page's bulk call knows them; None for tags that cannot be read."""
 
 
 class TargetCrawl:
-    """The crawl of one target; made, run once, thrown away.
+    """The crawl of one target, from ``start``; made, run once, thrown away.
 
-    ``room`` bounds the records in the making over all targets. ``works`` asks whether the
-    account's credentials are good at all: a region that is not enabled answers as if not.
+    ``room`` bounds the records in the making over all targets. ``enabled`` says that AWS itself
+    called the region enabled. ``works`` asks whether the account's credentials are good at all: a
+    region that is not enabled answers as if not.
     """
 
     def __init__(
@@ -112,8 +123,13 @@ class TargetCrawl:
         deliver: Deliver,
         observe: Observer,
         works: Callable[[], Awaitable[bool]],
+        enabled: bool = False,
+        start: Start = BEGINNING,
     ) -> None:
         self._target = target
+        self._enabled = enabled
+        self._start = start
+        self._as_of = start.as_of
         self._plan = plan
         self._table = plan.table
         self._client = client
@@ -124,14 +140,15 @@ class TargetCrawl:
         self._observe = observe
         self._works = works
         self._window = asyncio.Semaphore(WINDOW)
-        self._attempts: dict[tuple[str, float], int] = {}
-        self._jobs: dict[tuple[str, float], Job] = {}
+        self._attempts: dict[JobKey, int] = {}
+        self._jobs: dict[JobKey, Job] = {}
         self._deferred: list[tuple[Job, _Tags]] = []
-        self._recreated: dict[tuple[str, float], Job] = {}
+        self._recreated: dict[JobKey, tuple[Job, Job]] = {}
         self._failed = 0
         self._denials = 0
         self._reached = False
         self._doubted = False
+        self._unrecognized = False
         self._last_error = "not described"
         self._bulk_failures = 0
         self._tag_denials = 0
@@ -141,15 +158,22 @@ class TargetCrawl:
         self._listing = Listing(
             plan.table,
             self._list_call,
-            created_after=plan.created_after,
+            created_after=self._list_from(),
             created_before=plan.created_before,
             status=plan.status,
+            cursor=start.cursor,
         )
+
+    def _list_from(self) -> float | None:
+        coverage, after = self._start.coverage, self._plan.created_after
+        if coverage is None:
+            return after
+        return incremental.list_from(coverage, after=after, horizon=self._plan.horizon)
 
     async def run(self) -> None:
         """Crawl the target. Raises SinkError alone; every other failure is an outcome."""
         started = self._client.clock()
-        self._observe(TargetStarted(self._target))
+        self._observe(TargetStarted(self._target, self._start.coverage is not None))
         try:
             await self._crawl()
         except asyncio.CancelledError:
@@ -176,10 +200,18 @@ class TargetCrawl:
             self._fail(job, self._table.describe.name, error or "not described")
         if outcome is Outcome.COMPLETE and self._failed:
             outcome, error = Outcome.PARTIAL, f"{self._failed} jobs could not be read"
-        rates = self._client.limits.forget(*self._target.key, self._table.operations)
-        seconds = self._client.clock() - started
+        limits, scopes = self._client.limits, (*self._target.key, self._table.operations)
+        measured = limits.measured(*scopes)
+        rates = limits.forget(*scopes)
         self._observe(
-            TargetEnded(self._target, outcome, seconds, tuple(sorted(rates.items())), error)
+            TargetEnded(
+                self._target,
+                outcome,
+                self._client.clock() - started,
+                tuple(sorted(rates.items())),
+                error,
+                tuple(sorted(measured.items())),
+            )
         )
 
     async def _crawl(self) -> None:
@@ -199,18 +231,16 @@ class TargetCrawl:
                         await self._again()
         except BaseExceptionGroup as errors:
             raise first_error(errors) from errors
-        if self._end is None:
-            self._take_recreated()
-        while self._deferred and not self._halted:
+        while (self._deferred or self._recreated) and not self._halted:
+            if not self._deferred:
+                self._take_recreated()
             await self._again()
 
     async def _list(
         self, pages: asyncio.Queue[tuple[list[Job], _Tags] | None], ahead: asyncio.Semaphore
     ) -> None:
         try:
-            async for jobs in self._listing:
-                self._enter(jobs)
-                self._note_malformed()
+            async for jobs in self._pages():
                 if jobs:
                     tags = await self._page_tags(jobs)
                     await ahead.acquire()
@@ -220,25 +250,47 @@ class TargetCrawl:
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost other targets
             self._end = self._end or (Outcome.FAILED, _unexpected(error))
 
-    def _enter(self, jobs: Iterable[Job]) -> None:
-        jobs = list(jobs)
-        for job in jobs:
-            self._jobs[job.key] = job
-            self._recreated.pop(job.key, None)
-        self._observe(PageListed(self._target, len(jobs)))
+    async def _pages(self) -> AsyncIterator[list[Job]]:
+        """Jobs to describe, by pages: those left over from a crawl that was cut off come first."""
+        pending, size = self._start.pending, self._table.list.page_size
+        for first in range(0, len(pending), size):
+            yield self._enter(pending[first : first + size])
+        async for jobs in self._listing:
+            nameless = [_NAMELESS] * self._listing.malformed
+            self._listing.malformed = 0
+            yield self._enter([*jobs, *nameless])
 
-    def _note_malformed(self) -> None:
-        for _ in range(self._listing.malformed):
-            self._failed += 1
-            self._observe(PageListed(self._target, 1))
-            self._observe(
-                JobFailed(self._target, "", self._table.list.name, "the list names no such job", 1)
-            )
-        self._listing.malformed = 0
+    def _enter(self, jobs: Sequence[Job]) -> list[Job]:
+        """Answer for ``jobs`` from now on; returns those that are to be described."""
+        self._observe(
+            PageListed(self._target, tuple(jobs), self._listing.cursor, self._as_of or 0.0)
+        )
+        unchanged = tuple(job for job in jobs if self._is_unchanged(job))
+        if unchanged:
+            self._observe(JobsUnchanged(self._target, unchanged))
+            known = {job.key for job in unchanged}
+            jobs = [job for job in jobs if job.key not in known]
+        to_describe = []
+        for job in jobs:
+            if job.params:
+                self._jobs[job.key] = job
+                to_describe.append(job)
+            else:
+                self._fail(job, self._table.list.name, "the list names no such job")
+            if job.key in self._recreated:
+                self._gone(self._recreated.pop(job.key)[1])
+        return to_describe
+
+    def _is_unchanged(self, job: Job) -> bool:
+        coverage = self._start.coverage
+        return coverage is not None and incremental.unchanged(
+            job, coverage, terminal=self._table.terminal, overlap=self._plan.overlap
+        )
 
     async def _list_call(self, params: dict[str, object]) -> Wire:
         # A region unknown to the SDK may not exist: its name is not looked up for ten minutes.
         may_exist = self._reached or self._access.region in self._plan.known_regions
+        began = self._client.clock()
         try:
             answer = await self._client.json(
                 self._access,
@@ -256,13 +308,15 @@ class TargetCrawl:
             await self._client.sleep(KEYS_SPREAD)
             return await self._list_call(params)
         self._reached = True
+        if self._as_of is None:
+            self._as_of = self._client.wire.server_time() - (self._client.clock() - began)
         return answer
 
     async def _cannot_list(self, error: CollectorError) -> None:
         outcome, sentence = Outcome.FAILED, str(error)
         if isinstance(error, DeniedError):
             outcome = Outcome.DENIED
-        elif isinstance(error, NotEnabledError) and not self._reached:
+        elif isinstance(error, NotEnabledError) and not (self._reached or self._enabled):
             if await self._works():
                 outcome = Outcome.UNAVAILABLE
                 sentence = f"the region is not enabled for this account ({error.code})"
@@ -294,6 +348,9 @@ class TargetCrawl:
         Nothing else is asked for: another call's success would count as the target's progress.
         """
         jobs, self._deferred = self._deferred, []
+        if self._unrecognized:
+            self._unrecognized = False
+            await self._client.sleep(KEYS_SPREAD)
         try:
             async with asyncio.TaskGroup() as group:
                 for job, tags in jobs:
@@ -303,11 +360,12 @@ class TargetCrawl:
 
     def _take_recreated(self) -> None:
         """Jobs seen only because another of the same name, listed before, was deleted."""
-        jobs = [job for job in self._recreated.values() if not self._listing.has_listed(job)]
-        self._recreated.clear()
-        if jobs:
-            self._enter(jobs)
-            self._deferred.extend((job, {}) for job in jobs)
+        pairs, self._recreated = list(self._recreated.values()), {}
+        new = [job for job, _ in pairs if not self._listing.has_listed(job)]
+        if new:
+            self._deferred.extend((job, {}) for job in self._enter(new))
+        for _, old in pairs:
+            self._gone(old)
 
     async def _describe(self, job: Job, tags: _Tags) -> None:
         """Read one admitted job to its end."""
@@ -329,6 +387,8 @@ class TargetCrawl:
             self._gone(job)
         except (ThrottledError, TransientError) as error:
             self._put_off(job, error, tags)
+        except NotEnabledError as error:
+            self._not_recognized(job, error, tags)
         except SinkError:
             raise
         except CollectorError as error:
@@ -357,15 +417,18 @@ class TargetCrawl:
             record["_region"] = self._target.region
             record["_collected_at"] = _rfc3339(self._client.wire.now())
             record["_run_id"] = self._plan.run_id
-        await self._deliver(self._target, record)
+        await self._deliver(self._target, job, record)
         self._leave(job)
         self._observe(JobEmitted(self._target))
 
     def _replaced(self, job: Job, created: float) -> None:
-        """The listed job was deleted, and its name given to another one."""
-        self._gone(job)
+        """The listed job was deleted, and its name given to another one.
+
+        It counts as gone once the list is known to have brought the other one, or not to: were
+        the run cut off before that, the other one would be forgotten.
+        """
         again = Job(job.arn, created, None, job.status, job.params)
-        self._recreated[again.key] = again
+        self._recreated[again.key] = (again, job)
 
     def _leave(self, job: Job) -> int:
         self._jobs.pop(job.key, None)
@@ -373,7 +436,7 @@ class TargetCrawl:
 
     def _gone(self, job: Job) -> None:
         self._leave(job)
-        self._observe(JobGone(self._target, job.arn))
+        self._observe(JobGone(self._target, job))
 
     def _put_off(self, job: Job, error: CallError, tags: _Tags) -> None:
         self._attempts[job.key] = self._attempts.get(job.key, 0) + error.attempts
@@ -383,6 +446,15 @@ class TargetCrawl:
         else:
             known = {job.arn: tags[job.arn]} if job.arn in tags else {}
             self._deferred.append((job, known))
+
+    def _not_recognized(self, job: Job, error: NotEnabledError, tags: _Tags) -> None:
+        """The region, which listed this job, does not know the keys: for a moment, maybe."""
+        if self._denials < DENIALS and self._attempts.get(job.key, 0) < ATTEMPTS_IN_PLACE:
+            self._denials += 1
+            self._unrecognized = True
+            self._put_off(job, error, tags)
+        else:
+            self._refused(job, error)
 
     def _refused(self, job: Job, error: CollectorError) -> None:
         operation = error.operation if isinstance(error, CallError) else self._table.describe.name
@@ -398,7 +470,7 @@ class TargetCrawl:
     def _fail(self, job: Job, operation: str, error: str) -> None:
         self._failed += 1
         attempts = self._leave(job)
-        self._observe(JobFailed(self._target, job.arn, operation, error, attempts))
+        self._observe(JobFailed(self._target, job, operation, error, attempts))
 
     async def _page_tags(self, jobs: list[Job]) -> _Tags:
         """What one GetResources call says of a page; a job left out is to be asked by itself."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 from collector.errors import RejectedError
 from collector.flatten import epoch_seconds
-from collector.model import Table, Wire
+from collector.model import Cursor, Job, JobKey, Table, Wire
 
 SAME_JOB = 1.0
 """Seconds by which list and describe may differ on one job's creation time."""
@@ -35,29 +34,12 @@ _KNOWN_PAGES, _OLD_PAGES = 200, 1_000
 second), or only jobs from before the last page (never from AWS, which sorts)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A listed resource: what it takes to describe it, and its identity (ARN, creation time).
-
-    ``created`` and ``modified`` are epoch seconds; ``modified`` is None where the list has none.
-    """
-
-    arn: str
-    created: float
-    modified: float | None
-    status: str
-    params: dict[str, Any]
-
-    @property
-    def key(self) -> tuple[str, float]:
-        return (self.arn, self.created)
-
-
 class Listing:
     """An async iterator of pages, each a list of jobs not seen before; may be an empty list.
 
-    ``call(params)`` makes one list call and raises CallError. Raises RejectedError where the
-    service's pages never end. ``malformed`` counts summaries that name no job.
+    ``call(params)`` makes one list call and raises CallError. ``cursor`` is where an earlier
+    listing was left. Raises RejectedError where the service's pages never end. ``malformed``
+    counts summaries that name no job.
     """
 
     def __init__(
@@ -68,7 +50,9 @@ class Listing:
         created_after: float | None = None,
         created_before: float | None = None,
         status: str | None = None,
+        cursor: Cursor | None = None,
     ) -> None:
+        cursor = cursor or Cursor()
         self._table = table
         self._call = call
         self._after = created_after
@@ -77,12 +61,24 @@ class Listing:
             self._filters[table.list.created_before] = created_before
         if status is not None:
             self._filters[table.list.status] = status
-        self.last_created: float | None = None
+        self._sifted: str | None = None
+        self.last_created = cursor.last_created
         self.malformed = 0
-        self._recent: dict[tuple[str, float], None] = {}
+        self._ended = cursor.ended
+        self._recent: dict[JobKey, None] = dict.fromkeys(cursor.seen)
         self._tokens: set[int] = set()
         self._restarts = 0
         self._empty_pages = self._known_pages = self._old_pages = 0
+        self._go_back()
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where the list is, once the last page that came from here has been taken in."""
+        if self.last_created is None:
+            return Cursor(ended=self._ended)
+        floor = self.last_created - 2 * _OVERLAP
+        seen = tuple(key for key in self._recent if key[1] >= floor)
+        return Cursor(self.last_created, seen, self._ended)
 
     def __aiter__(self) -> AsyncIterator[list[Job]]:
         return self._pages()
@@ -100,7 +96,7 @@ class Listing:
 
     async def _pages(self) -> AsyncIterator[list[Job]]:
         token: str | None = None
-        while True:
+        while not self._ended:
             try:
                 answer = await self._call(self._params(token))
             except RejectedError as error:
@@ -115,7 +111,8 @@ class Listing:
             jobs = self._news(summaries)
             self._watch(jobs, last_before, empty=not summaries)
             token = answer.get("NextToken") or None
-            yield jobs
+            self._ended = token is None
+            yield [job for job in jobs if self._sifted in (None, job.status)]
             if token is None:
                 return
             if hash(token) in self._tokens:
@@ -138,13 +135,21 @@ class Listing:
         return params
 
     def _restart(self, why: str) -> None:
+        if self._empty_pages and self._table.list.status in self._filters:
+            # Pages that a filter empties show no time to go on from: sift them here instead.
+            self._sifted = self._filters.pop(self._table.list.status)
+            self._empty_pages = 0
         self._restarts += 1
         if self._restarts > _RESTARTS_WITHOUT_NEWS:
             raise self._endless(why)
+        self._go_back()
+        self._tokens.clear()
+
+    def _go_back(self) -> None:
+        """Start the next list just before the last creation time seen."""
         if self.last_created is not None:
             resume = math.floor(self.last_created - _OVERLAP)
             self._after = resume if self._after is None else max(self._after, resume)
-        self._tokens.clear()
 
     def _watch(self, jobs: list[Job], last_before: float | None, *, empty: bool) -> None:
         """Count the pages that bring the list no further; raise where there are too many."""

@@ -124,7 +124,10 @@ class LogObserver:
                 self._failed[target.key] += 1
                 if self._failed[target.key] <= _MOST_FAILURES:
                     self._log.warning(
-                        "job failed", arn=event.arn, operation=event.operation, error=event.error
+                        "job failed",
+                        arn=event.job.arn,
+                        operation=event.operation,
+                        error=event.error,
                     )
             case events.Warned(message=message) if message not in self._warned:
                 self._warned.add(message)

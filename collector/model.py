@@ -151,6 +151,70 @@ class Target:
         return (self.account.id, self.region)
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A listed resource: what it takes to describe it, and its identity (ARN, creation time).
+
+    ``created`` and ``modified`` are epoch seconds; ``modified`` is None where the list has none.
+    A summary that names no resource is a job without ARN and ``params``.
+    """
+
+    arn: str
+    created: float
+    modified: float | None
+    status: str
+    params: dict[str, Any]
+
+    @property
+    def key(self) -> JobKey:
+        return (self.arn, self.created)
+
+
+JobKey = tuple[str, float]
+"""ARN and creation time: what tells one job from every other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far a list has come: where it is taken up again, by creation time.
+
+    ``seen`` are the jobs that the list may bring a second time then; ``ended`` that it is at its
+    end.
+    """
+
+    last_created: float | None = None
+    seen: tuple[JobKey, ...] = ()
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What of a target was delivered: the jobs created in a span of time, as of ``watermark``.
+
+    ``watermark`` is the service's clock when that crawl started. All in epoch seconds; ``after``
+    and ``before`` are None where the span is open, ``status`` where jobs of any status were read.
+    """
+
+    watermark: float
+    after: float | None = None
+    before: float | None = None
+    status: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where the crawl of a target begins; by default at the beginning.
+
+    ``coverage`` need not be read again. The others belong to a crawl that was cut off: when it
+    had started by the service's clock, its cursor, and the jobs before that which are not settled.
+    """
+
+    coverage: Coverage | None = None
+    as_of: float | None = None
+    cursor: Cursor | None = None
+    pending: tuple[Job, ...] = ()
+
+
 class Outcome(StrEnum):
     """How a target ended."""
 

@@ -29,6 +29,11 @@ def parse_duration(value: object) -> float:
     raise ValueError(f"{value!r} is not a duration such as 90s, 10m, 24h or 7d")
 
 
+def parse_optional_duration(value: object) -> float | None:
+    """As `parse_duration`; None stays None."""
+    return None if value is None else parse_duration(value)
+
+
 def parse_time(value: str, now: float) -> float:
     """Epoch seconds from a date, a timestamp (UTC unless it has an offset) or an age (90d)."""
     text = value.strip()

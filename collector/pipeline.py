@@ -1,8 +1,9 @@
 """A run as a whole: the crawl at one end, a sink or the caller's loop at the other.
 
-    Crawl ─> queue ─> sink, or records()
+    Crawl ─> queue ─> sink, or records() ─> acknowledgement ─> journal ─> state
 
 A full queue stops the describes, those stop the listing: nothing is read ahead without bound.
+What the sink has acknowledged is written down at each checkpoint, and nothing else ever is.
 """
 
 from __future__ import annotations
@@ -11,21 +12,35 @@ import asyncio
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
+from operator import length_hint
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
 import orjson
 
-from collector.crawl import Crawl
-from collector.errors import CollectorError, SinkError
-from collector.events import BytesDelivered, Event, Observer, RunEnded, SinkClosed, Warned
+from collector.crawl import Crawl, History
+from collector.errors import CollectorError, SinkError, StateError
+from collector.events import (
+    BytesDelivered,
+    Event,
+    Observer,
+    RunEnded,
+    RunStarted,
+    SinkClosed,
+    Warned,
+)
 from collector.extract import first_error
-from collector.model import Record, Target
+from collector.journal import Journal
+from collector.model import Job, Record, Target
 from collector.report import Report
+from collector.retry_failed import Retry, read_failures
 from collector.settings import Settings
-from collector.sinks.base import Sink, open_sink
+from collector.sinks.base import Kept, Sink, open_sink
+from collector.store import open_store
+from collector.tables import load_table
 
 QUEUE = 1_000
 """Records between the crawl and the sink or the caller."""
@@ -36,46 +51,59 @@ BATCH = 500
 LINGER = 0.05
 """Seconds that a record may wait for others: handed on one at a time it would cost twice."""
 
-T = TypeVar("T")
+_CALLER = "the caller"
+"""What the output of `records` is called in the state."""
 
 
-class _Stream(Generic[T]):
-    """A bounded queue with an end."""
+Item = tuple[Target, Job, Record]
+
+
+class _Stream:
+    """A bounded queue of records with an end."""
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[T | None] = asyncio.Queue(QUEUE)
+        self._queue: asyncio.Queue[Item | None] = asyncio.Queue(QUEUE)
 
-    async def put(self, item: T) -> None:
+    async def put(self, item: Item) -> None:
         await self._queue.put(item)
 
     async def end(self) -> None:
         await self._queue.put(None)
 
-    async def batch(self, linger: float = 0.0) -> list[T]:
-        """What is there now, one item at least; empty at the end.
+    async def batch(self, linger: float = 0.0, within: float | None = None) -> list[Item] | None:
+        """What is there now; None at the end, empty if nothing comes ``within`` so many seconds.
 
         ``linger`` is how many seconds to wait after the first item, for others to join it.
         """
-        items: list[T] = []
-        item = await self._queue.get()
-        if linger and item is not None and self._queue.qsize() < BATCH:
+        try:
+            async with asyncio.timeout(within):
+                item = await self._queue.get()
+        except TimeoutError:
+            return []
+        if item is None:
+            return None
+        if linger and self._queue.qsize() < BATCH:
             await asyncio.sleep(linger)
-        while item is not None:
-            items.append(item)
-            if len(items) == BATCH or self._queue.empty():
-                return items
+        items = [item]
+        while len(items) < BATCH and not self._queue.empty():
             item = self._queue.get_nowait()
-        if items:
-            self._queue.put_nowait(None)  # the end is for the next call
+            if item is None:
+                self._queue.put_nowait(None)  # the end is for the next call
+                break
+            items.append(item)
         return items
 
 
 class Records:
-    """An async iterator of records; made by `Collector.records`."""
+    """An async iterator of records; made by `Collector.records`.
+
+    With state, a record counts as delivered once the caller asks for the one after it.
+    """
 
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
-        self._stream: _Stream[Record] = _Stream()
+        self._stream = _Stream()
+        self._given: deque[list[Item]] = deque()
         self._batch: Iterator[Record] = iter(())
 
     def __aiter__(self) -> Self:
@@ -84,19 +112,44 @@ class Records:
     async def __anext__(self) -> Record:
         for record in self._batch:
             return record
+        if self._given:
+            self.acknowledge()
         batch = await self.batch()
         if not batch:
+            await self._collector._finish()  # noqa: SLF001
             raise StopAsyncIteration
         self._batch = iter(batch)
         return next(self._batch)
 
     async def batch(self) -> list[Record]:
         """Some records at once, or none at the end. Raises what the run raised."""
-        task = self._collector._start(self._stream)  # noqa: SLF001
-        batch = await self._stream.batch()
-        if not batch:
+        collector = self._collector
+        task = collector._start(self._stream)  # noqa: SLF001
+        await collector._checkpoint(None)  # noqa: SLF001
+        items: list[Item] | None = []
+        while items == []:
+            items = await self._stream.batch(within=collector._journal.wait)  # noqa: SLF001
+            await collector._checkpoint(None)  # noqa: SLF001
+        if items is None:
             await task
-        return batch
+            return []
+        self._given.append(items)
+        return [record for _, _, record in items]
+
+    def acknowledge(self) -> None:
+        """The earliest batch that was not acknowledged yet is the caller's now."""
+        self._acknowledge(self._given.popleft())
+
+    def leave(self) -> None:
+        """The caller asks for no more: all but the last record it was given are its own."""
+        if len(self._given) == 1:
+            items = self._given.popleft()
+            self._acknowledge(items[: max(0, len(items) - length_hint(self._batch) - 1)])
+
+    def _acknowledge(self, items: list[Item]) -> None:
+        self._collector._journal.acknowledge(  # noqa: SLF001
+            (target, job) for target, job, _ in items
+        )
 
 
 class Collector:
@@ -107,7 +160,8 @@ class Collector:
                 ...
         print(c.report)
 
-    Leaving the block early leaves no task and no socket behind. ``observers`` are told of every
+    Leaving the block early leaves no task and no socket behind. With state, leaving it is what
+    ends the run: until then the same run can be gone on with. ``observers`` are told of every
     event (see `collector.events`). A Collector runs once.
     """
 
@@ -117,8 +171,10 @@ class Collector:
         self._settings = settings or Settings()
         self._report = Report()
         self._observers: tuple[Observer, ...] = (self._report, *observers)
-        self._crawl = Crawl(self._settings, self._observe)
-        self._task: asyncio.Task[None] | None = None
+        self._journal = Journal(self._settings, None, output="")
+        self._crawl: Crawl | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._records: Records | None = None
         self._halted = False
         self._cut = False
         self._failure: str | None = None
@@ -132,10 +188,16 @@ class Collector:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
-            with suppress(asyncio.CancelledError, CollectorError):
-                await self._task
+        try:
+            if self._task is not None and not self._task.done():
+                self._task.cancel()
+                with suppress(asyncio.CancelledError, CollectorError):
+                    await self._task
+            if self._records is not None:
+                self._records.leave()
+                await self._journal.save(None)
+        finally:
+            await self._journal.close()
 
     @property
     def report(self) -> dict[str, Any]:
@@ -151,10 +213,11 @@ class Collector:
         """Every record, a dict of the table's columns; targets come mixed.
 
         Backpressured: the crawl is never more than some hundred records ahead of the caller.
-        Iterating raises CredentialsError, DiscoveryError or ConfigurationError when nothing can
-        be read; what goes wrong in one target only is in the `report`.
+        Iterating raises CredentialsError, DiscoveryError, StateError or ConfigurationError when
+        nothing can be read; what goes wrong in one target only is in the `report`.
         """
-        return Records(self)
+        self._records = Records(self)
+        return self._records
 
     async def run(self) -> dict[str, Any]:
         """Crawl into the sink of the settings; returns the report.
@@ -164,27 +227,81 @@ class Collector:
         if this returns and the run was not stopped.
         """
         sink = open_sink(self._settings.sink)
-        await sink.open()
-        stream: _Stream[Record] = _Stream()
+        self._task = asyncio.create_task(self._begin(self._settings.sink, sink))
+        try:
+            kept = await self._task
+        except asyncio.CancelledError:
+            if not self._cut:
+                raise
+            self._observe(RunEnded(time.time(), "interrupted"))
+            return self.report
         whole = False
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._write(sink, stream))
-                self._task = group.create_task(self._fill(stream))
-            whole = not self._halted
+            if kept is Kept.WHOLE:
+                self._replay()
+            else:
+                await self._crawl_into(sink)
+            whole = not self._halted and not self._report.fruitless
         except BaseExceptionGroup as errors:
             raise first_error(errors) from errors
         finally:
             note = await sink.close(whole=whole)
             if note:
                 self._observe(Warned(note))
+        await self._finish()
         return self.report
+
+    async def _finish(self) -> None:
+        """The run has ended by itself, and everything is where it should be."""
+        if not self._halted:
+            await self._journal.finish()
+
+    async def _begin(self, output: str, sink: Sink | None) -> Kept:
+        """Read the state, open the sink, and find out from where to go on."""
+        settings, table = self._settings, load_table(self._settings.table)
+        failures = read_failures(settings.retry_failed, table) if settings.retry_failed else None
+        if settings.state is not None and failures is None:
+            store = open_store(settings.state, table.name)
+            self._journal = Journal(settings, store, output=output)
+            self._observers += (self._journal,)
+        journal = self._journal
+        await journal.open()
+        kept = Kept.NOTHING
+        if sink is not None:
+            kept = await sink.open(journal.position)
+            if kept is Kept.WHOLE and not journal.delivered:
+                kept = await sink.open()  # somebody gave it its name before its time
+        journal.begin(kept)
+        history: History = journal if failures is None else Retry(journal, failures)
+        if failures is not None:
+            settings = settings.model_copy(update=failures.narrowing())
+        if sink is not None and kept is Kept.PART:
+            await journal.save(await sink.flush())  # it may have been put in order to go on
+        self._crawl = Crawl(settings, self._observe, history)
+        if self._halted:
+            self._crawl.halt()
+        return kept
+
+    def _replay(self) -> None:
+        """The run had delivered everything and was cut off before it could say so."""
+        journal = self._journal
+        self._observe(RunStarted(journal.run_id, self._settings.table, journal.started_at))
+        for event in journal.replay():
+            self._observe(event)
+        self._observe(RunEnded(time.time()))
+
+    async def _crawl_into(self, sink: Sink) -> None:
+        stream = _Stream()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._write(sink, stream))
+            self._task = group.create_task(self._fill(stream))
 
     def stop(self) -> None:
         """Start nothing more; what is under way is finished, delivered and reported."""
         self._halted = True
-        self._crawl.halt()
-        if not self._crawl.busy:
+        if self._crawl is not None:
+            self._crawl.halt()
+        if self._crawl is None or not self._crawl.busy:
             self.cut()  # still finding out what to read: there is nothing to finish
 
     def cut(self) -> None:
@@ -197,21 +314,34 @@ class Collector:
         for observer in self._observers:
             observer(event)
 
-    def _start(self, stream: _Stream[Record]) -> asyncio.Task[None]:
+    def _start(self, stream: _Stream) -> asyncio.Task[None]:
         if self._task is None:
-            self._task = asyncio.create_task(self._fill(stream))
+            self._task = asyncio.create_task(self._read(stream))
         return self._task
 
-    async def _fill(self, stream: _Stream[Record]) -> None:
+    async def _read(self, stream: _Stream) -> None:
+        """The run behind `records`, from the state to the end."""
+        try:
+            await self._begin(_CALLER, None)
+        except BaseException as error:
+            self._observe(RunEnded(time.time(), str(error) or "interrupted"))
+            await stream.end()
+            if isinstance(error, asyncio.CancelledError) and self._cut:
+                return
+            raise
+        await self._fill(stream)
+
+    async def _fill(self, stream: _Stream) -> None:
         """The crawl, from its first event to its last, into ``stream``."""
 
-        async def deliver(_target: Target, record: Record) -> None:
-            await stream.put(record)
+        async def deliver(target: Target, job: Job, record: Record) -> None:
+            await stream.put((target, job, record))
 
         error: str | None = None
         listening = True
         try:
-            await self._crawl.run(deliver)
+            if self._crawl is not None and not self._cut:
+                await self._crawl.run(deliver)
             error = "interrupted" if self._halted else None
         except asyncio.CancelledError:
             if not self._cut:
@@ -227,17 +357,34 @@ class Collector:
             if listening:
                 await stream.end()
 
-    async def _write(self, sink: Sink, stream: _Stream[Record]) -> None:
-        while records := await stream.batch(LINGER):
-            lines = [orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records]
-            try:
-                await sink.write(lines)
-            except SinkError as failure:
-                self._failure = str(failure)
-                self._observe(SinkClosed())
-                raise
-            self._observe(BytesDelivered(len(lines), sum(map(len, lines))))
-        await sink.flush()
+    async def _write(self, sink: Sink, stream: _Stream) -> None:
+        try:
+            while (items := await stream.batch(LINGER, self._journal.wait)) is not None:
+                if items:
+                    await self._deliver(sink, items)
+                await self._checkpoint(sink)
+            position = await sink.flush()
+            if self._journal.is_kept:
+                await self._journal.save(position, delivered=not self._halted)
+        except (SinkError, StateError) as failure:
+            self._failure = str(failure)
+            self._observe(SinkClosed())
+            raise
+
+    async def _deliver(self, sink: Sink, items: list[Item]) -> None:
+        lines = [orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for _, _, record in items]
+        await sink.write(lines)
+        self._journal.acknowledge((target, job) for target, job, _ in items)
+        self._observe(BytesDelivered(len(lines), sum(map(len, lines))))
+
+    async def _checkpoint(self, sink: Sink | None) -> None:
+        """Write down how far the run is, if it is time: only what the sink has made durable."""
+        if self._journal.due:
+            await self._journal.save(await sink.flush() if sink else None)
+
+
+_AHEAD = 2
+"""Batches that `collect` holds ready for its caller."""
 
 
 def collect(settings: Settings | None = None, *, observers: Iterable[Observer] = ()) -> Collection:
@@ -306,7 +453,8 @@ class _Pump:
         self._collector = collector
         self._batches = batches
         self._started = started
-        self._room = asyncio.Semaphore(2)
+        self._room = asyncio.Semaphore(_AHEAD)
+        self._records: Records | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -325,13 +473,22 @@ class _Pump:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         self._started.set()
         async with self._collector as collector:
-            records = collector.records()
-            while batch := await records.batch():
+            self._records = collector.records()
+            while batch := await self._records.batch():
                 await self._room.acquire()
                 self._batches.put(batch)
+            for _ in range(_AHEAD):  # until the caller has taken them all
+                await self._room.acquire()
+            await collector._finish()  # noqa: SLF001
 
     def taken(self) -> None:
-        self._call(self._room.release)
+        """The caller has done with a batch and asks for the next."""
+        self._call(self._taken)
+
+    def _taken(self) -> None:
+        if self._records is not None:
+            self._records.acknowledge()
+        self._room.release()
 
     def stop(self) -> None:
         if self._task is not None:

@@ -63,7 +63,10 @@ class ProgressBar:
                 self._done[target.key] += 1
                 self._jobs += 1
             case events.PageListed(target=target, jobs=jobs):
-                self._listed[target.key] += jobs
+                self._listed[target.key] += len(jobs)
+            case events.JobsUnchanged(target=target, jobs=jobs):
+                self._done[target.key] += len(jobs)
+                self._jobs += len(jobs)
             case events.TargetFound():
                 self._found += 1
             case events.DiscoveryEnded():

@@ -53,7 +53,8 @@ class Report:
     """Watches a run; `as_dict` can be asked at any time, also before the end."""
 
     def __init__(self) -> None:
-        self._run = events.RunStarted("", "", 0.0, "full")
+        self._run = events.RunStarted("", "", 0.0)
+        self._incremental = False
         self._finished_at: float | None = None
         self._error: str | None = None
         self._rows: dict[tuple[str, str], _Row] = {}
@@ -64,14 +65,16 @@ class Report:
         self._warnings: dict[str, _Warning] = {}
         self._bytes = 0
 
-    def __call__(self, event: Event, /) -> None:  # noqa: C901 - one flat match
+    def __call__(self, event: Event, /) -> None:  # noqa: C901, PLR0912 - one flat match
         match event:
             case events.CallEnded():
                 self._count_call(event)
             case events.JobEmitted(target=target):
                 self._row(target).emitted += 1
             case events.PageListed(target=target, jobs=jobs):
-                self._row(target).listed += jobs
+                self._row(target).listed += len(jobs)
+            case events.JobsUnchanged(target=target, jobs=jobs):
+                self._row(target).unchanged += len(jobs)
             case events.BytesDelivered(count=count):
                 self._bytes += count
             case events.FieldsNoted(drift=drift, coerced=coerced):
@@ -83,7 +86,7 @@ class Report:
                 self._row(target).failed += 1
                 self._failures.append(
                     {
-                        "arn": event.arn,
+                        "arn": event.job.arn,
                         "operation": event.operation,
                         "error": event.error,
                         "attempts": event.attempts,
@@ -91,6 +94,10 @@ class Report:
                 )
             case events.TargetFound(target=target):
                 self._row(target)
+            case events.TargetStarted(incremental=incremental):
+                self._incremental |= incremental
+            case events.TargetResumed():
+                self._resume_target(event)
             case events.TargetEnded():
                 self._end_target(event)
             case events.Warned(message=message):
@@ -117,6 +124,13 @@ class Report:
             counts["throttled"] += 1
         counts["retried" if event.retried else "failed"] += 1
 
+    def _resume_target(self, event: events.TargetResumed) -> None:
+        row = self._row(event.target)
+        row.emitted += event.emitted
+        row.unchanged += event.unchanged
+        row.gone += event.gone
+        row.listed += event.emitted + event.unchanged + event.gone
+
     def _end_target(self, event: events.TargetEnded) -> None:
         row = self._row(event.target)
         row.outcome = event.outcome.value
@@ -134,8 +148,12 @@ class Report:
         )
 
     @property
-    def targets(self) -> int:
-        return len(self._rows)
+    def fruitless(self) -> bool:
+        """Whether not one of the targets found could be read, not even in part."""
+        return bool(self._rows) and all(
+            row.outcome in (Outcome.DENIED, Outcome.FAILED) and not row.emitted
+            for row in self._rows.values()
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The report as it stands; see the module's docstring for its shape."""
@@ -148,7 +166,7 @@ class Report:
             "started_at": _iso(self._run.started_at),
             "finished_at": None if self._finished_at is None else _iso(self._finished_at),
             "complete": self.complete,
-            "mode": self._run.mode,
+            "mode": "incremental" if self._incremental else "full",
             "totals": {
                 "targets": len(rows),
                 **{name: sum(getattr(row, name) for row in rows) for name in sums},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -37,6 +38,7 @@ from collector.parse import (
     parse_accounts,
     parse_duration,
     parse_on_or_off,
+    parse_optional_duration,
     parse_pairs,
     parse_regions,
     parse_time,
@@ -47,7 +49,6 @@ from collector.tables import DEFAULT, load_table
 ENV_PREFIX = "COLLECTOR_"
 
 _ORGANIZATION_UNIT = re.compile(r"(ou-[0-9a-z]{4,32}-[0-9a-z]{8,32}|r-[0-9a-z]{4,32})")
-_LATER = "is not part of this release yet; leave it out"
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 Redactions = Annotated[dict[str, Literal["values", "matching"]], BeforeValidator(parse_pairs)]
@@ -62,7 +63,8 @@ def _setting(
     return Field(default, description=help_, json_schema_extra=extra, validate_default=False)
 
 
-WHAT, HOW, WHERE, FAULTS, SHOWN = "What to read", "How to read", "Output", "Guarantees", "Display"
+WHAT, HOW, WHERE, FAULTS = "What to read", "How to read", "Output", "Guarantees"
+STATE, SHOWN = "State", "Display"
 
 
 class Settings(BaseSettings):
@@ -197,8 +199,37 @@ class Settings(BaseSettings):
     allow_incomplete: bool = _setting(
         False, "Exit 0 instead of 3 when something could not be read.", group=FAULTS
     )
+    retry_failed: Path | None = _setting(
+        None,
+        "Read only the jobs that the report of an earlier run calls failed; state is left alone.",
+        group=FAULTS,
+        metavar="REPORT",
+    )
+
     state: str | None = _setting(
-        None, "Folder or prefix for state (a later release).", group=FAULTS, metavar="URI"
+        None,
+        "Folder or object-store prefix that makes runs resumable and incremental.",
+        group=STATE,
+        metavar="URI",
+    )
+    full: bool = _setting(False, "Read every job this once, whatever the state knows.", group=STATE)
+    full_every: Annotated[float | None, BeforeValidator(parse_optional_duration)] = _setting(
+        None,
+        "Read every job of a target whose last full crawl is older than this.",
+        group=STATE,
+        metavar="D",
+    )
+    horizon: Duration = _setting(
+        60 * 86400.0,
+        "Age after which a job no longer changes; an incremental run lists no older ones.",
+        group=STATE,
+        metavar="D",
+    )
+    overlap: Duration = _setting(
+        900.0,
+        "How long a change may take to show in a list; an incremental run looks back so far.",
+        group=STATE,
+        metavar="D",
     )
 
     progress: Annotated[Literal["auto", "on", "off"], BeforeValidator(parse_on_or_off)] = _setting(
@@ -337,9 +368,9 @@ class Settings(BaseSettings):
 
     @field_validator("state")
     @classmethod
-    def _no_state_yet(cls, value: str | None) -> str | None:
-        if value is not None:
-            raise ValueError(_LATER)
+    def _state_place(cls, value: str | None) -> str | None:
+        if value == "":
+            raise ValueError("is empty; give a folder, or leave it out")
         return value
 
     @field_validator("sink")
@@ -357,6 +388,16 @@ class Settings(BaseSettings):
             )
         if self.include_ou and self.accounts != "organization":
             raise ValueError("include_ou narrows accounts=organization only")
+        now = time.time()
+        if (
+            self.created_after
+            and self.created_before
+            and (parse_time(self.created_after, now) >= parse_time(self.created_before, now))
+        ):
+            raise ValueError(
+                f"created_after={self.created_after} is not before "
+                f"created_before={self.created_before}: no job can be between them"
+            )
         return self
 
 

@@ -40,6 +40,7 @@ from collector.sinks.base import Sink
 from collector.tables import load_table
 from collector.testing import Estate, FakeAws, credentials_for
 from collector.validate import validate_lines
+from tests.event_values import job
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -328,9 +329,9 @@ def full_report():
     """A report in which every part has something."""
     target = Target(Account("111111111111"), "us-east-1")
     report = Report()
-    report(events.RunStarted("run", "table", 0.0, "full"))
+    report(events.RunStarted("run", "table", 0.0))
     report(events.CallEnded("111111111111", "us-east-1", "ListTags", "ok", False, 0.1))
-    report(events.JobFailed(target, "arn", "ListTags", "error", 1))
+    report(events.JobFailed(target, job("arn"), "ListTags", "error", 1))
     report(events.FieldsNoted(("A.B",), ("a.b",)))
     report(events.Warned("warning"))
     report(events.TargetEnded(target, Outcome.PARTIAL, 1.0, (("ListTags", 1.0),), "error"))

@@ -13,6 +13,7 @@ import structlog
 from collector import events, log
 from collector.aws.sigv4 import Credentials
 from collector.model import Account, Outcome, Target
+from tests.event_values import job, page
 
 TARGET = Target(Account("222222222222", "arn:aws:iam::222222222222:role/R", "Sales"), "us-east-1")
 
@@ -31,17 +32,19 @@ def logging_as_it_was():
 
 
 EVENTS: list[events.Event] = [
-    events.RunStarted("run-1", "aws_sagemaker_trainingjob", 0.0, "full"),
+    events.RunStarted("run-1", "aws_sagemaker_trainingjob", 0.0),
     events.TargetFound(TARGET),
     events.DiscoveryEnded(),
     events.TargetStarted(TARGET),
-    events.PageListed(TARGET, 100),
+    events.TargetResumed(TARGET, 10, 2, 1),
+    page(TARGET, 100),
+    events.JobsUnchanged(TARGET, (job("arn:same"),)),
     events.CallEnded(*TARGET.key, "DescribeTrainingJob", "ok", retried=False, seconds=0.1),
     events.CallEnded(*TARGET.key, "DescribeTrainingJob", "throttled", retried=True, seconds=0.1),
     events.CallEnded(*TARGET.key, "DescribeTrainingJob", "refused", retried=False, seconds=0.1),
     events.JobEmitted(TARGET),
-    events.JobGone(TARGET, "arn:gone"),
-    events.JobFailed(TARGET, "arn:failed", "DescribeTrainingJob", "it broke", 4),
+    events.JobGone(TARGET, job("arn:gone")),
+    events.JobFailed(TARGET, job("arn:failed"), "DescribeTrainingJob", "it broke", 4),
     events.BytesDelivered(3, 300),
     events.FieldsNoted(("SecretMemberName",), ("environment{}",)),
     events.Warned("careful", *TARGET.key),
@@ -135,7 +138,7 @@ def test_failures_of_a_target_are_told_up_to_a_point(capsys):
     other = Target(Account("333333333333"), "us-east-1")
     for number in range(1000):
         for target in (TARGET, other):
-            observer(events.JobFailed(target, f"arn:{number}", "Describe", "why", 1))
+            observer(events.JobFailed(target, job(f"arn:{number}"), "Describe", "why", 1))
     lines = capsys.readouterr().err.splitlines()
     assert 2 <= len(lines) <= 40
 

@@ -11,6 +11,7 @@ from collector import events
 from collector.model import Account, Outcome, Target
 from collector.progress import ProgressBar, print_report
 from collector.report import Report
+from tests.event_values import job, page
 
 ONE = Target(Account("111111111111"), "us-east-1")
 TWO = Target(Account("111111111111"), "eu-west-1")
@@ -32,17 +33,17 @@ def task(bar: ProgressBar):
 def test_the_bar_follows_the_run(console):
     """Targets, jobs and throttles are counted; the end is known once all targets are."""
     with ProgressBar(console) as bar:
-        bar(events.RunStarted("r", "t", 0.0, "full"))
+        bar(events.RunStarted("r", "t", 0.0))
         bar(events.TargetFound(ONE))
         bar(events.TargetFound(TWO))
         assert task(bar).total is None
         bar(events.DiscoveryEnded())
         assert task(bar).total == 2
-        bar(events.PageListed(ONE, 4))
+        bar(page(ONE, 4))
         bar(events.CallEnded(*ONE.key, "DescribeTrainingJob", "throttled", True, 0.1))
         bar(events.CallEnded(*ONE.key, "DescribeTrainingJob", "ok", False, 0.1))
         bar(events.JobEmitted(ONE))
-        bar(events.JobGone(ONE, "arn"))
+        bar(events.JobGone(ONE, job("arn")))
         assert task(bar).completed == pytest.approx(0.5)
         fields = task(bar).fields
         assert fields["targets"] == "0/2 targets"
@@ -60,7 +61,7 @@ def test_memory_of_ended_targets_is_let_go(console):
     bar = ProgressBar(console)
     for number in range(100):
         target = Target(Account(f"{number:012}"), "us-east-1")
-        for event in (events.TargetFound(target), events.PageListed(target, 1)):
+        for event in (events.TargetFound(target), page(target, 1)):
             bar(event)
         bar(events.JobEmitted(target))
         bar(events.TargetEnded(target, Outcome.COMPLETE, 1.0))
@@ -82,10 +83,10 @@ def test_the_table_tells_the_run(console):
     print_report(
         console,
         report(
-            events.PageListed(ONE, 3),
+            page(ONE, 3),
             events.JobEmitted(ONE),
             events.JobEmitted(ONE),
-            events.JobGone(ONE, "arn"),
+            events.JobGone(ONE, job("arn")),
             events.BytesDelivered(2, 1_234_567),
             events.CallEnded(*ONE.key, "DescribeTrainingJob", "throttled", True, 0.1),
         ),

@@ -84,6 +84,7 @@ class Wire:
         self._connections = connections
         self._clock = clock
         self._skew = 0.0
+        self._last_date: tuple[str, float] | None = None
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -113,6 +114,14 @@ class Wire:
     def now(self) -> float:
         """Epoch seconds by AWS's clock, as far as it is known."""
         return self._clock() + self._skew
+
+    def server_time(self) -> float:
+        """Epoch seconds by the Date of the latest answer; `now` where there was none."""
+        try:
+            date, then = self._last_date or ("", 0.0)
+            return parsedate_to_datetime(date).timestamp() + self._clock() - then
+        except (ValueError, OverflowError):
+            return self.now()
 
     def correct_clock(self, answer: Answer) -> bool:
         """Take over the time of ``answer``'s Date header; False if the request's was right."""
@@ -148,4 +157,6 @@ class Wire:
             ssl=self._ssl,
             allow_redirects=False,
         ) as response:
+            if "Date" in response.headers:
+                self._last_date = (response.headers["Date"], self._clock())
             return Answer(now, response.status, response.headers, await response.read())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import pkgutil
 import re
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -22,6 +23,20 @@ from collector.errors import ConfigurationError
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
+Position = dict[str, Any]
+"""Where an output goes on, as JSON: what a sink that can go on needs to know of what it wrote."""
+
+
+class Kept(Enum):
+    """What a sink still has of what an earlier run wrote, up to a position."""
+
+    NOTHING = "nothing"
+    PART = "part"
+    """It goes on from there: what came after the position is cut off."""
+    WHOLE = "whole"
+    """All of it, under its final name already: there is nothing to write."""
+
+
 @runtime_checkable
 class Sink(Protocol):
     """Where records go. Calls come one at a time, in this order: open, write and flush, close.
@@ -29,8 +44,12 @@ class Sink(Protocol):
     Every method raises SinkError, with one sentence, when records cannot be delivered.
     """
 
-    async def open(self) -> None:
-        """Make sure that records can be written; called before anything is asked of AWS."""
+    async def open(self, position: Position | None = None) -> Kept:
+        """Make sure that records can be written; called before anything is asked of AWS.
+
+        ``position`` is where a run that was cut off had come to, as `flush` gave it. A sink that
+        no longer has what was written up to there begins anew, and says so.
+        """
 
     async def write(self, lines: Sequence[bytes]) -> None:
         """Take over some records, each a line of NDJSON with its newline, in order.
@@ -38,8 +57,12 @@ class Sink(Protocol):
         Returns when the sink is ready for more: a slow sink slows the crawl.
         """
 
-    async def flush(self) -> None:
-        """Return once everything written so far is durable: it is acknowledged then."""
+    async def flush(self) -> Position | None:
+        """Return once everything written so far is durable: it is acknowledged then.
+
+        A sink whose output stays hidden until the end returns where it would go on from here. One
+        that has handed its records on for good has no position: another run begins behind them.
+        """
 
     async def close(self, *, whole: bool) -> str | None:
         """End; a second call does nothing.

@@ -8,6 +8,7 @@ import select
 from collections.abc import Sequence
 
 from collector.errors import SinkClosedError, SinkError
+from collector.sinks.base import Kept, Position
 
 SCHEMES = ("-",)
 
@@ -25,11 +26,12 @@ class StdoutSink:
     def __init__(self, descriptor: int = 1) -> None:
         self._descriptor = descriptor
 
-    async def open(self) -> None:
+    async def open(self, position: Position | None = None) -> Kept:  # noqa: ARG002
         try:
             os.fstat(self._descriptor)
         except OSError as error:
             raise SinkError("Standard output is closed: there is nowhere to write to.") from error
+        return Kept.NOTHING
 
     async def write(self, lines: Sequence[bytes]) -> None:
         await asyncio.to_thread(self._write, b"".join(lines))
@@ -47,8 +49,9 @@ class StdoutSink:
         except OSError as error:
             raise SinkError(f"Cannot write to standard output: {error.strerror}.") from error
 
-    async def flush(self) -> None:
-        """Nothing is held back."""
+    async def flush(self) -> Position | None:
+        """Nothing is held back, and nothing can be taken back."""
+        return None
 
     async def close(self, *, whole: bool) -> str | None:  # noqa: ARG002
         return None

@@ -73,7 +73,9 @@ def test_every_command_has_help(name):
     ("args", "words"),
     [
         (["--no-such-flag"], ["--no-such-flag"]),
-        (["--state", "x"], ["--state", "not part of this release"]),
+        (["--state", "ftp://host/x"], ["ftp://", "folder"]),
+        (["--created-after", "1d", "--created-before", "2d"], ["created_after", "before"]),
+        (["--retry-failed", "not-there.json"], ["not-there.json"]),
         (["--sink", "s3://b/p"], ["s3://"]),
         (["--regions", "mars"], ["--regions", "mars"]),
         (["--accounts", "12"], ["--accounts", "12"]),

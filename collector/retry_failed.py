@@ -1,0 +1,103 @@
+"""`--retry-failed REPORT`: the jobs that a report calls failed, and nothing else."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from collector.crawl import History
+from collector.errors import ConfigurationError
+from collector.events import Event, Warned
+from collector.extract import Plan
+from collector.model import Cursor, Job, Outcome, Start, Table, Target
+
+_NOT_READ = (Outcome.DENIED, Outcome.FAILED)
+_UNKNOWN = math.nan
+"""Creation time of a job that a report names: whatever it is, this is the job that is meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """The failed jobs of a report by account and region; ``warnings`` say what else had failed."""
+
+    jobs: Mapping[tuple[str, str], tuple[Job, ...]]
+    warnings: tuple[str, ...]
+
+    def narrowing(self) -> dict[str, Any]:
+        """Settings that lead a run to these accounts and regions."""
+        return {
+            "accounts": tuple(dict.fromkeys(account for account, _ in self.jobs)),
+            "regions": tuple(dict.fromkeys(region for _, region in self.jobs)),
+            "exclude_accounts": (),
+        }
+
+
+def read_failures(path: Path, table: Table) -> Failures:
+    """The failures in the report ``path``. Raises ConfigurationError."""
+    try:
+        report = orjson.loads(path.read_bytes())
+        arns = [str(failure["arn"]) for failure in report["failures"]]
+        unread = sum(row["outcome"] in _NOT_READ for row in report["targets"])
+    except OSError as error:
+        raise ConfigurationError(f"The report {path} cannot be read: {error.strerror}.") from error
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{path} is not the report of a run.") from error
+    if report.get("table") != table.name:
+        raise ConfigurationError(f"The report {path} is of the table {report.get('table')}.")
+    found: dict[tuple[str, str], dict[str, Job]] = {}
+    strangers = 0
+    for arn in arns:
+        match = _pattern(table).fullmatch(arn)
+        if match is None:
+            strangers += 1
+            continue
+        job = Job(arn, _UNKNOWN, None, "", dict.fromkeys(table.describe.params, match["name"]))
+        found.setdefault((match["account_id"], match["region"]), {})[arn] = job
+    warnings = []
+    if not found:
+        warnings.append(f"The report {path} names no job that failed: there is none to read again")
+    if strangers:
+        warnings.append(f"{strangers} failures in {path} name no job: only a whole run reads them")
+    if unread:
+        warnings.append(f"{unread} targets in {path} were not read: only a whole run reads them")
+    jobs = {place: tuple(of_target.values()) for place, of_target in found.items()}
+    return Failures(jobs, tuple(warnings))
+
+
+def _pattern(table: Table) -> re.Pattern[str]:
+    """What matches the ARNs of a table, with their parts as groups."""
+    parts = re.split(r"\{(\w+)\}", table.arn_format)
+    names = {"account_id": r"\d{12}", "name": r".+"}
+    return re.compile(
+        "".join(
+            f"(?P<{part}>{names.get(part, '[a-z0-9-]+')})" if n % 2 else re.escape(part)
+            for n, part in enumerate(parts)
+        )
+    )
+
+
+class Retry:
+    """The history of a run that reads the failures of another: each target is listed already."""
+
+    def __init__(self, run: History, failures: Failures) -> None:
+        self.run_id, self.started_at = run.run_id, run.started_at
+        self._failures = failures
+
+    def replay(self) -> Iterable[Event]:
+        return [Warned(warning) for warning in self._failures.warnings]
+
+    def start(self, target: Target, plan: Plan) -> Start | None:  # noqa: ARG002
+        jobs = self._failures.jobs.get(target.key)
+        return Start(as_of=0.0, cursor=Cursor(ended=True), pending=jobs) if jobs else None
+
+    def size(self, target: Target) -> int:
+        return len(self._failures.jobs[target.key])
+
+    def rates(self, target: Target) -> Mapping[str, float]:  # noqa: ARG002
+        return {}
