@@ -19,7 +19,7 @@ from rich.console import Console
 
 from collector import log
 from collector.errors import CollectorError, ConfigurationError, SinkClosedError
-from collector.events import Observer
+from collector.events import Event, Observer
 from collector.pipeline import Collector
 from collector.progress import ProgressBar, print_report
 from collector.settings import Settings
@@ -35,31 +35,8 @@ def run(settings: Settings) -> int:
     _collect_garbage_less()
     log.configure(settings.log_format, settings.log_level)
     check_report_path(settings.report)
-    console = Console(stderr=True)
-    terminal = console.is_terminal
-    bar = settings.progress == "on" or (settings.progress == "auto" and terminal)
-    observers: list[Observer] = [] if bar and settings.log_level != "debug" else [log.LogObserver()]
-    with ExitStack() as stack:
-        if bar:
-            observers.append(stack.enter_context(ProgressBar(console)))
-        collector = Collector(settings, observers=observers)
-        process = _Process(collector, settings)
-        failure: CollectorError | None = None
-        with _runner() as runner:
-            try:
-                runner.run(process.main())
-            except CollectorError as error:
-                failure = error
-    report = collector.report
-    if isinstance(failure, SinkClosedError):
-        return COMPLETE
-    if failure is None or report["totals"]["targets"]:
-        _show(console, report, table=terminal and settings.log_format != "json")
-    if failure is not None:
-        raise failure
-    if process.signal is not None:
-        return SIGNALLED + process.signal
-    return COMPLETE if collector.complete or settings.allow_incomplete else INCOMPLETE
+    with _runner() as runner:
+        return runner.run(_Process(settings).main())
 
 
 def _collect_garbage_less() -> None:
@@ -80,44 +57,89 @@ def _runner() -> asyncio.Runner:
 
 
 class _Process:
-    """The run and the signals that may end it."""
+    """The run, what it shows, and the signals that may end it."""
 
-    def __init__(self, collector: Collector, settings: Settings) -> None:
-        self._collector = collector
-        self._grace = settings.grace
-        self._report = settings.report
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._console = Console(stderr=True)
+        self._shown = ExitStack()
+        self._collector = Collector(settings, observers=[self._observer()])
         self.signal: int | None = None
 
-    async def main(self) -> None:
+    def _observer(self) -> Observer:
+        settings = self._settings
+        bar = settings.progress == "on" or (
+            settings.progress == "auto" and self._console.is_terminal
+        )
+        watchers: list[Observer] = []
+        if bar:
+            watchers.append(self._shown.enter_context(ProgressBar(self._console)))
+        if not bar or settings.log_level == "debug":
+            watchers.append(log.LogObserver())
+
+        def observe(event: Event) -> None:
+            for watcher in watchers:
+                watcher(event)
+
+        return observe
+
+    async def main(self) -> int:
+        """The whole run; returns the exit status. Raises CollectorError."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
         async with self._collector as collector:
-            try:
-                await collector.run()
-            finally:
-                # Within the block: until it is left, a run that is killed can be gone on with.
-                if self._report is not None:
-                    write_report(self._report, collector.report)
+            with self._shown:
+                failure = await self._run()
+            report = collector.report
+            if self._settings.report is not None:
+                write_report(self._settings.report, report)
+            closed = isinstance(failure, SinkClosedError)
+            if not closed and (failure is None or report["totals"]["targets"]):
+                self._show(report)
+            status = COMPLETE if closed else self._status()
+            if failure is not None and not closed:
+                raise failure
+        if self._settings.state is not None:
+            self._exit(status)  # with the state given back the run has ended: at once, or never
+        return status
+
+    async def _run(self) -> CollectorError | None:
+        try:
+            await self._collector.run()
+        except CollectorError as error:
+            return error
+        return None
+
+    def _status(self) -> int:
+        if self.signal is not None:
+            return SIGNALLED + self.signal
+        complete = self._collector.complete or self._settings.allow_incomplete
+        return COMPLETE if complete else INCOMPLETE
+
+    def _show(self, report: Mapping[str, Any]) -> None:
+        table = self._console.is_terminal and self._settings.log_format != "json"
+        _show(self._console, report, table=table)
 
     def _on_signal(self, number: int) -> None:
         if self.signal is not None:
-            self._exit()
+            self._exit(SIGNALLED + self.signal)
         self.signal = number
         structlog.get_logger().warning(
             "stopping: what is under way is finished; a second signal stops at once"
         )
         loop = asyncio.get_running_loop()
-        loop.call_later(self._grace, self._collector.cut)
-        loop.call_later(self._grace + _FLUSH_TIME, self._exit)
+        grace, status = self._settings.grace, SIGNALLED + number
+        loop.call_later(grace, self._collector.cut)
+        loop.call_later(grace + _FLUSH_TIME, self._exit, status)
         self._collector.stop()
 
-    def _exit(self) -> None:
+    def _exit(self, status: int) -> None:
         with suppress(OSError, ValueError):
             if sys.stderr.isatty():
                 sys.stderr.write("\x1b[?25h")  # the progress bar hides the cursor
             sys.stderr.flush()
-        os._exit(SIGNALLED + (self.signal or signal.SIGINT))
+        os._exit(status)
 
 
 def _show(console: Console, report: Mapping[str, Any], *, table: bool) -> None:

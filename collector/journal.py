@@ -128,10 +128,13 @@ class Journal:
         """Take the lease, and read what is known."""
         if self._store is None:
             return
-        await self._store.acquire()
+        ended = await self._store.acquire()
         data = await self._store.load()
         if data is not None:
             self._state = load(data, self._settings.table, self._store.place)
+        past = self._state.run
+        if past is not None and past.delivered and ended:
+            self._leave(past.done)
 
     # What the sink and the crawl are to begin with.
 
@@ -160,7 +163,7 @@ class Journal:
                 else "what it had written is not there any more"
             )
             self._tell(f"The run of {when}, which was cut off, is not gone on with ({why})")
-            self._leave(past)
+            self._leave(past.done if past.position is None else {})
         else:
             self._resume(past, when, kept)
 
@@ -168,12 +171,10 @@ class Journal:
         names = {**past.settings, **self._digests}
         return [name for name in names if past.settings.get(name) != self._digests.get(name)]
 
-    def _leave(self, past: UnfinishedRun) -> None:
-        """What a sink had acknowledged for good stays known."""
-        done = past.done if past.position is None else {}
+    def _leave(self, done: Mapping[str, DoneTarget]) -> None:
+        """There is nothing to go on with; the watermarks of ``done`` count."""
         targets = {**self._state.targets, **{key: target.state for key, target in done.items()}}
         self._state = replace(self._state, targets=targets, run=None)
-        self._changed = True
 
     def _resume(self, past: UnfinishedRun, when: str, kept: Kept) -> None:
         self.run_id, self.started_at = past.run_id, past.started_at
@@ -201,6 +202,7 @@ class Journal:
             if kept is Kept.WHOLE:
                 self._replayed += _unread(target, open_)
         if in_output:
+            self._bytes = past.bytes
             self._replayed.append(events.BytesDelivered(jobs, past.bytes))
 
     def _tell(self, message: str) -> None:
@@ -260,14 +262,16 @@ class Journal:
                 progress.outcome, progress.error = event.outcome, event.error
                 progress.rates = dict(event.measured)
                 self._move(_key(event.target), progress)
-            case events.BytesDelivered(count=count):
-                self._bytes += count
 
-    def acknowledge(self, jobs: Iterable[tuple[Target, Job]]) -> None:
-        """The sink has taken the records of ``jobs``: as durable as its next `flush` makes them."""
+    def acknowledge(self, jobs: Iterable[tuple[Target, Job]], count: int = 0) -> None:
+        """The sink has taken the records of ``jobs``, ``count`` bytes of them.
+
+        They are as durable as its next `flush` makes them.
+        """
         if self._store is None:
             return
         self._changed = True
+        self._bytes += count
         for target, job in jobs:
             key = _key(target)
             progress = self._open[key]
@@ -346,26 +350,19 @@ class Journal:
         self._saving = self._saved - began
 
     async def finish(self) -> None:
-        """The run has ended by itself, and its output is whole: the watermarks move.
-
-        Until `close` it can be told that this run has just ended: were the process killed before
-        it said so, the same command says it, and does not begin another run.
-        """
+        """The run has ended by itself, and its output is whole."""
         if not self._state.run or not self._state.run.delivered:
             await self.save(self._position, delivered=True)
-        done = {key: target.state for key, target in self._done.items()}
-        await self._write(replace(self._state, targets={**self._state.targets, **done}))
         self._finished = True
 
     async def close(self) -> None:
-        """Give the state back."""
-        if self._store is None:
-            return
-        try:
-            if self._finished:
-                await self._write(replace(self._state, run=None))
-        finally:
-            await self._store.release()
+        """Give the state back. With a run that has finished the watermarks move at this moment.
+
+        Were the process killed before it could say that it has ended, the same command says so,
+        and does not begin another run.
+        """
+        if self._store is not None:
+            await self._store.release(ended=self._finished)
 
 
 def _settle(progress: _Progress, jobs: Iterable[Job]) -> int:

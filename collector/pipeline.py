@@ -374,8 +374,9 @@ class Collector:
     async def _deliver(self, sink: Sink, items: list[Item]) -> None:
         lines = [orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for _, _, record in items]
         await sink.write(lines)
-        self._journal.acknowledge((target, job) for target, job, _ in items)
-        self._observe(BytesDelivered(len(lines), sum(map(len, lines))))
+        count = sum(map(len, lines))
+        self._journal.acknowledge(((target, job) for target, job, _ in items), count)
+        self._observe(BytesDelivered(len(lines), count))
 
     async def _checkpoint(self, sink: Sink | None) -> None:
         """Write down how far the run is, if it is time: only what the sink has made durable."""

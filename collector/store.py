@@ -1,6 +1,8 @@
 """Where state is kept: a document, written whole or not at all, and a lease on it.
 
-One run at a time holds the lease. In a folder it is a lock that the kernel drops with the process.
+One run at a time holds the lease, and says when it gives it back whether it has ended: nothing
+else comes after that, so a run that was killed at any moment before has not. In a folder the lease
+is a lock that the kernel drops with the process.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ class Store(Protocol):
     def place(self) -> str:
         """Where it is, for a person."""
 
-    async def acquire(self) -> None:
-        """Take the lease, or say who holds it."""
+    async def acquire(self) -> bool:
+        """Take the lease, or say who holds it; whether the run that had it has ended."""
 
     async def load(self) -> bytes | None:
         """The document; None if there is none yet."""
@@ -42,7 +44,7 @@ class Store(Protocol):
     async def save(self, data: bytes) -> None:
         """Put ``data`` in the document's place; returns once it is durable."""
 
-    async def release(self) -> None:
+    async def release(self, *, ended: bool) -> None:
         """Give the lease back; does nothing if it is not held."""
 
 
@@ -87,13 +89,15 @@ class FolderStore:
     def place(self) -> str:
         return str(self._document)
 
-    async def acquire(self) -> None:
+    async def acquire(self) -> bool:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self._folder / LEASE, os.O_RDWR | os.O_CREAT, 0o666)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(self._lock, 0)
-            os.write(self._lock, orjson.dumps(holder(self._now())))
+            ended = os.fstat(self._lock).st_size == 0
+            lease = orjson.dumps(holder(self._now()))
+            os.pwrite(self._lock, lease, 0)
+            os.ftruncate(self._lock, len(lease))
         except BlockingIOError as error:
             who = describe_holder(os.pread(self._lock or 0, 4096, 0))
             self._drop()
@@ -104,6 +108,7 @@ class FolderStore:
         except OSError as error:
             self._drop()
             raise self._cannot("used", error) from error
+        return ended
 
     def _drop(self) -> None:
         if self._lock is not None:
@@ -136,7 +141,8 @@ class FolderStore:
             except OSError as error:
                 raise self._cannot("written", error) from error
 
-    async def release(self) -> None:
-        if self._lock is not None:
+    async def release(self, *, ended: bool) -> None:
+        if self._lock is not None and ended:
             os.ftruncate(self._lock, 0)
+            os.fsync(self._lock)
         self._drop()
