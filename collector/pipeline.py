@@ -261,7 +261,12 @@ class Collector:
         settings, table = self._settings, load_table(self._settings.table)
         failures = read_failures(settings.retry_failed, table) if settings.retry_failed else None
         if settings.state is not None and failures is None:
-            store = open_store(settings.state, table.name)
+            store = open_store(
+                settings.state,
+                table.name,
+                settings,
+                tell=lambda message: self._observe(Warned(message)),
+            )
             self._journal = Journal(settings, store, output=output)
             self._observers += (self._journal,)
         journal = self._journal

@@ -62,7 +62,8 @@ ALLOWED: dict[str, set[str]] = {
     "retry_failed": {"crawl", "errors", "events", "extract", "model"},
     # What is remembered of it, behind the sink.
     "state": {"errors", "model"},
-    "store": {"errors", "files"},
+    "objects": {"aws", "errors", "settings"},
+    "store": {"__init__", "errors", "files", "objects", "settings"},
     "journal": {
         "__init__",
         "events",

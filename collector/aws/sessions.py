@@ -106,6 +106,14 @@ class Sdk:
         names: list[str] = await self._session.get_available_regions(service, partition)
         return sorted(names)
 
+    async def endpoint(self, service: str, region: str) -> str:
+        """URL that calls to ``service`` go to: AWS_ENDPOINT_URL_*, FIPS and so on are heard."""
+        with sdk_errors():
+            async with self._session.create_client(
+                service, region_name=region, endpoint_url=self._endpoint_url
+            ) as client:
+                return str(client.meta.endpoint_url)
+
     async def build(
         self, service: str, region: str, operation: str, params: Mapping[str, Any]
     ) -> Built:
