@@ -14,7 +14,6 @@ from typing import Literal
 
 from collector import incremental
 from collector.aws.client import Access, AwsClient
-from collector.aws.retry import clean
 from collector.aws.tags import bulk_tags, listed_tags
 from collector.errors import (
     CallError,
@@ -43,6 +42,7 @@ from collector.flatten import Flattener, Notes, epoch_seconds
 from collector.listing import SAME_JOB, Listing
 from collector.model import Job, JobKey, Outcome, Record, Start, Table, Target, Wire
 from collector.redact import redact
+from collector.text import clean
 
 WINDOW = 64
 """Jobs of one target that are described or waiting for the sink at once."""

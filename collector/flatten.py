@@ -11,21 +11,30 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from collector.model import Column, Record, Table, Type, Wire
 
 INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
+_LONGEST_TIME = 64
+"""Characters. A timestamp has some thirty: what is longer is none."""
+
+_DEEPEST_EXTRA = 200
+"""Levels of objects and lists within each other: orjson writes 254, some of them above these."""
+
 _NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
 _DAY_MS = 86_400_000
 _FAR = 1e12  # seconds; far outside every year that RFC 3339 can write
 _FIRST_DAY, _LAST_DAY = date(1, 1, 1).toordinal(), date(9999, 12, 31).toordinal()
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 _MINUTES = tuple(f"{minute // 60:02}:{minute % 60:02}:" for minute in range(1440))
 _SECONDS = tuple(f"{second:02}." for second in range(60))
 _MILLISECONDS = tuple(f"{ms:03}Z" for ms in range(1000))
+_TEXTS = frozenset({Type.STRING, Type.LIST_STRING, Type.MAP_STRING_STRING})
 _AS_IT_IS: dict[Type, type] = {Type.STRING: str, Type.BOOLEAN: bool}
 """Types whose values go into the record unchanged, if they are of this Python type."""
 
@@ -45,7 +54,8 @@ class Notes:
     """What flattening had to leave out of one answer.
 
     ``drift`` holds the paths, in AWS's names, of members the table lacks; ``coerced`` the paths,
-    in the table's names, of values that were not of their column's type. A list is marked ``[]``.
+    in the table's names, of values that were not of their column's type, or that JSON cannot
+    carry. A list is marked ``[]``, a map ``{}``; below ``_extra.`` names are AWS's.
     """
 
     drift: list[str] = field(default_factory=list)
@@ -66,6 +76,7 @@ class Flattener:
         self._blank: Record = {column.name: None for column in table.columns}
         self._columns = tuple(column for column in table.columns if column.provider is not None)
         self._fill = _compile_members(self._columns, "", "")
+        self._tree = _tree(self._columns)
         self._keep_extra = keep_extra
 
     def __call__(
@@ -73,11 +84,64 @@ class Flattener:
     ) -> Record:
         record = self._blank.copy()
         self._fill(answer, record, notes)
+        if type(answer) is not dict:
+            self._note_mended(answer, notes)
         record["account_id"] = account_id
         record["tags"] = tags
         if self._keep_extra:
-            record["_extra"] = extra_members(answer, self._columns) if notes.drift else {}
+            extra = extra_members(answer, self._columns, notes, "_extra.") if notes.drift else {}
+            record["_extra"] = extra
         return record
+
+    def _note_mended(self, answer: Wire, notes: Notes) -> None:
+        """Note those of an answer's mended values that are in the record; see `aws.mend`."""
+        for place in getattr(answer, "places", ()):
+            path = _mended_path(answer, place, self._tree)
+            if path is not None and (self._keep_extra or not path.startswith("_extra.")):
+                notes.coerced.append(path)
+
+
+_Tree = dict[str, tuple[Column, Any]]
+"""Columns by AWS's name for them, each with the tree of its own fields."""
+
+
+def _tree(columns: tuple[Column, ...]) -> _Tree:
+    return {
+        column.provider: (column, _tree(column.fields)) for column in columns if column.provider
+    }
+
+
+def _mended_path(value: Any, place: tuple[str | int, ...], tree: _Tree) -> str | None:
+    """The path of the text that ``place`` leads to, below ``value``.
+
+    None where it is no part of the record, being of a wrong type: that has been noted already.
+    """
+    path = wire_path = ""
+    steps = list(reversed(place))
+    while steps and isinstance(value, dict):
+        member = str(steps.pop())
+        if member not in tree:
+            return f"_extra.{wire_path}{member}"
+        column, tree = tree[member]
+        value = value[member]
+        path += column.name
+        wire_path += member
+        if column.type in (Type.LIST_STRUCT, Type.LIST_STRING):
+            if type(value) is not list:
+                return None
+            value = value[int(steps.pop())]
+            path += "[]"
+            wire_path += "[]"
+        if column.type is Type.MAP_STRING_STRING:
+            if type(value) is not dict:
+                return None
+            value = value[steps.pop()]
+            path += "{}"
+        if column.type in _TEXTS:
+            return path if type(value) is str else None
+        path += "."
+        wire_path += "."
+    return None
 
 
 def _compile_members(
@@ -227,13 +291,16 @@ def _timestamp(path: str) -> Converter:
     """
 
     def convert(value: Any, notes: Notes) -> Any:
-        if type(value) is not float and type(value) is not int:
-            value = _seconds(value) if type(value) is str else None
-        if value is None or not -_FAR < value < _FAR:
+        ms: int | None = None
+        if type(value) is float or type(value) is int:
+            # Rounded to microseconds first: .123 must not become .122 for want of a binary digit.
+            ms = round(value * 1_000_000) // 1000 if -_FAR < value < _FAR else None
+        elif type(value) is str:
+            ms = _milliseconds(value)
+        if ms is None:
             notes.coerced.append(path)
             return _MISSING
-        # Rounded to microseconds first: .123 must not become .122 for want of a binary digit.
-        day, ms = divmod(round(value * 1_000_000) // 1000, _DAY_MS)
+        day, ms = divmod(ms, _DAY_MS)
         prefix = _days.get(day) or _day(day)
         if prefix is None:
             notes.coerced.append(path)
@@ -254,50 +321,81 @@ def _day(day: int) -> str | None:
     return prefix
 
 
-def _seconds(text: str) -> float | None:
+def _milliseconds(text: str) -> int | None:
+    """Milliseconds since the epoch of a time that is written as text: exact, unlike a float."""
+    time = _time(text)
+    if isinstance(time, datetime):
+        return (time - _EPOCH) // _MILLISECOND
+    return None if time is None or not -_FAR < time < _FAR else round(time * 1_000_000) // 1000
+
+
+def _time(text: str) -> float | datetime | None:
+    """Epoch seconds or a moment with its time zone, whichever ``text`` holds."""
+    if len(text) > _LONGEST_TIME:
+        return None
     if _NUMBER.fullmatch(text):
         return float(text)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    try:
-        return moment.timestamp()
-    except (OverflowError, ValueError):
-        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def epoch_seconds(value: Any) -> float | None:
     """Epoch seconds of a timestamp as the wire carries it, or None where it is none."""
     if type(value) is str:
-        value = _seconds(value)
+        value = _time(value)
+        if isinstance(value, datetime):
+            value = (value - _EPOCH).total_seconds()
     is_number = type(value) is float or type(value) is int
-    return float(value) if is_number and math.isfinite(value) else None
+    return float(value) if is_number and -_FAR < value < _FAR else None
 
 
-def extra_members(wire: Wire, columns: tuple[Column, ...]) -> dict[str, Any]:
+def extra_members(
+    wire: Wire, columns: tuple[Column, ...], notes: Notes, path: str
+) -> dict[str, Any]:
     """The part of an answer that the table does not know, in the answer's own shape.
 
-    Lists keep their length, so that an element's extra members stand at its index.
+    Lists keep their length, so that an element's extra members stand at its index. A value nested
+    more deeply than JSON can be written is kept out, and noted.
     """
     known = {column.provider: column for column in columns}
     extra: dict[str, Any] = {}
     for member, value in wire.items():
         column = known.get(member)
         if column is None:
-            if value is not None:
+            if _is_deep(value):
+                notes.coerced.append(path + member)
+            elif value is not None:
                 extra[member] = value
         elif column.type is Type.STRUCT and type(value) is dict:
-            if inner := extra_members(value, column.fields):
+            if inner := extra_members(value, column.fields, notes, f"{path}{member}."):
                 extra[member] = inner
         elif column.type is Type.LIST_STRUCT and type(value) is list:
             inners = [
-                extra_members(item, column.fields) if type(item) is dict else {} for item in value
+                extra_members(item, column.fields, notes, f"{path}{member}[].")
+                if type(item) is dict
+                else {}
+                for item in value
             ]
             if any(inners):
                 extra[member] = inners
     return extra
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST_EXTRA):
+        level = [
+            inner
+            for item in level
+            if type(item) is dict or type(item) is list
+            for inner in (item.values() if type(item) is dict else item)
+        ]
+        if not level:
+            return False
+    return True
 
 
 _SCALARS: dict[Type, Callable[[Any], Any]] = {

@@ -111,6 +111,8 @@ class Listing:
             jobs = self._news(summaries)
             self._watch(jobs, last_before, empty=not summaries)
             token = answer.get("NextToken") or None
+            if not isinstance(token, str | None):
+                raise RejectedError(self._table.list.name, "UnreadableAnswer", "a token is no text")
             self._ended = token is None
             yield [job for job in jobs if self._sifted in (None, job.status)]
             if token is None:
@@ -202,7 +204,8 @@ class Listing:
         if not all(isinstance(value, str) for value in params.values()):
             return None
         modified = epoch_seconds(summary.get(table.modified))
-        return Job(arn, created, modified, str(summary.get(table.status)), params)
+        status = summary.get(table.status)
+        return Job(arn, created, modified, status if isinstance(status, str) else "", params)
 
     def _forget(self) -> None:
         """Keep what a restart could bring again: memory does not grow with the list."""

@@ -12,6 +12,7 @@ import structlog
 from collector import events
 from collector.events import Event
 from collector.model import Outcome
+from collector.text import clean
 
 _MOST_FAILURES = 5
 """Failed jobs of one target that are logged one by one; the report names every one."""
@@ -50,10 +51,10 @@ def configure(log_format: str, level: str) -> None:
     number = getattr(logging, level.upper())
     # Tracebacks are for those who ask for them.
     trouble: list[Any] = [structlog.processors.format_exc_info] if level == "debug" else [_no_trace]
-    last: Any = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    last: list[Any] = (
+        [_cleaned, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
         if console
-        else structlog.processors.JSONRenderer()
+        else [structlog.processors.JSONRenderer()]
     )
     stream: Any = _Stderr()
     structlog.configure(
@@ -61,7 +62,7 @@ def configure(log_format: str, level: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *trouble,
-            last,
+            *last,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(file=_as_text(stream)),
@@ -80,6 +81,14 @@ def configure(log_format: str, level: str) -> None:
 def _as_text(stream: Any) -> TextIO:
     text: TextIO = stream
     return text
+
+
+def _cleaned(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    """A terminal does what it is told to: names that AWS returned must not tell it anything."""
+    return {
+        key: clean(value) if isinstance(value, str) and key != "exception" else value
+        for key, value in event.items()
+    }
 
 
 def _no_trace(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from obstore.exceptions import (
 )
 from obstore.store import ObjectStore, S3Store, from_url
 
-from collector.aws.retry import clean
 from collector.aws.sessions import CallerCredentials, Sdk
 from collector.errors import ConfigurationError
 from collector.settings import Settings
+from collector.text import clean
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Credential

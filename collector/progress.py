@@ -14,6 +14,7 @@ from rich.text import Text
 
 from collector import events
 from collector.events import Event
+from collector.text import clean
 
 _MOST_TROUBLES = 20
 """Rows of targets that are not complete; the report has them all."""
@@ -120,13 +121,13 @@ def print_report(console: Console, report: Mapping[str, Any]) -> None:
     ]
     for row in troubles[:_MOST_TROUBLES]:
         line = f"{row['account_id']} {row['region']}: {row['outcome']}"
-        console.print(Text(line + (f": {row['error']}" if row["error"] else "")))
+        console.print(Text(clean(line + (f": {row['error']}" if row["error"] else ""))))
     if len(troubles) > _MOST_TROUBLES:
         console.print(Text(f"... and {len(troubles) - _MOST_TROUBLES} more, all in the report"))
     for warning in report["warnings"]:
-        console.print(Text(f"warning: {warning}"))
+        console.print(Text(clean(f"warning: {warning}")))
     for kind, name in (("schema_drift", "not in the table"), ("coerced", "of another type")):
         if report[kind]:
             fields = ", ".join(f"{path} ({count})" for path, count in report[kind].items())
-            console.print(Text(f"{name}: {fields}"))
+            console.print(Text(clean(f"{name}: {fields}")))
     console.print(Text("complete" if report["complete"] else "NOT complete", style="bold"))

@@ -30,27 +30,32 @@ _SECRET_PART = re.compile(
 _SECRET_VALUE = re.compile(
     r"(?:^|[^A-Z0-9])(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}(?:$|[^A-Z0-9])"  # AWS access key ids
     r"|-----BEGIN [A-Z0-9 ]*PRIVATE KEY"
-    r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*"  # JSON Web Token
+    r"|[\w-]{8}\.eyJ[\w-]{8,}+\."  # JSON Web Token
     r"|gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{22,}|glpat-[\w-]{20}"
     r"|xox[abprs]-[\w-]{10,}|hf_[A-Za-z0-9]{30,}|sk-[\w-]{20,}"
-    r"|[A-Za-z][A-Za-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@"  # a password in a URL
+    r"|[A-Za-z][A-Za-z0-9+.-]{0,30}://[^/\s:@]*:[^/\s@]+@"  # a password in a URL
 )
 _NAME = r"(?:passw(?:or)?d|passphrase|secret|token|credentials?|api[_-]?key|access[_-]?key)"
 _SECRET_INSIDE = re.compile(
     # JSON, YAML or a command line in a value: "db_password": "...", --api-key ...
-    _NAME + r"[\"']?\s*[:=]\s*[\"']?[^\s\"',}]|--?[\w-]*" + _NAME + r"\s+[^\s-]",
+    _NAME + r"[\"']?\s*[:=]\s*[\"']?[^\s\"',}]|(?<![\w-])-[\w-]*" + _NAME + r"\s+[^\s-]",
     re.IGNORECASE,
 )
+_LONGEST_READ = 100_000
+"""Characters: AWS allows a few thousand, and every one is looked at by all of these patterns. What
+is longer is masked unread. None of the patterns may take more than linear time."""
+
 _AWS_SECRET = re.compile(r"(?<![A-Za-z0-9/+=])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])")
 
 
 def is_secret(key: str, value: str) -> bool:
     """Whether a value looks like one that must not be shown."""
     return bool(
-        _names_secret(key)
+        max(len(key), len(value)) > _LONGEST_READ
+        or _names_secret(key)
         or _SECRET_VALUE.search(value)
         or _SECRET_INSIDE.search(value)
-        or (_AWS_SECRET.search(value) and _mixed(value))
+        or any(map(_mixed, _AWS_SECRET.findall(value)))
     )
 
 
@@ -65,14 +70,12 @@ def _names_secret(key: str) -> bool:
     )
 
 
-def _mixed(value: str) -> bool:
+def _mixed(run: str) -> bool:
     """An AWS secret mixes cases and digits; a hex digest or a path of 40 characters does not."""
-    run = _AWS_SECRET.search(value)
-    text = run[0] if run else ""
     return (
-        any(c.isupper() for c in text)
-        and any(c.islower() for c in text)
-        and any(c.isdigit() for c in text)
+        any(c.isupper() for c in run)
+        and any(c.islower() for c in run)
+        and any(c.isdigit() for c in run)
     )
 
 

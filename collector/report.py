@@ -20,6 +20,9 @@ from collector import events
 from collector.events import Event
 from collector.model import Outcome, Target
 
+_MOST_PATHS, _OTHER_PATHS = 1_000, "..."
+"""So many paths are counted one by one, and the others together: memory stays bounded."""
+
 _GOOD = (Outcome.COMPLETE, Outcome.UNAVAILABLE)
 
 
@@ -78,8 +81,8 @@ class Report:
             case events.BytesDelivered(count=count):
                 self._bytes += count
             case events.FieldsNoted(drift=drift, coerced=coerced):
-                self._drift.update(drift)
-                self._coerced.update(coerced)
+                _count(self._drift, drift)
+                _count(self._coerced, coerced)
             case events.JobGone(target=target):
                 self._row(target).gone += 1
             case events.JobFailed(target=target):
@@ -185,6 +188,12 @@ class Report:
                 *(str(warning) for warning in self._warnings.values()),
             ],
         }
+
+
+def _count(counts: Counter[str], paths: tuple[str, ...]) -> None:
+    for path in paths:
+        known = path in counts or len(counts) < _MOST_PATHS
+        counts[path if known else _OTHER_PATHS] += 1
 
 
 def _iso(seconds: float) -> str:

@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from collector.errors import StateError
 from collector.model import Coverage, Cursor, Job
+from collector.text import clean
 
 FORMAT = "aws-resource-collector state"
 VERSION = 1
@@ -130,9 +131,12 @@ def load(data: bytes, table: str, place: str) -> State:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise _refusal(place, "is not a state of this program")
     if document.get("version") != VERSION:
-        version = str(document.get("version"))[:20]
+        version = clean(document.get("version"))[:20]
         raise _refusal(place, f"has version {version}, and this release reads {VERSION}")
-    body = orjson.dumps(document.get("state"))
+    try:
+        body = orjson.dumps(document.get("state"))
+    except orjson.JSONEncodeError as error:
+        raise _refusal(place, "is damaged: it is nested too deeply") from error
     if document.get("sha256") != _digest(body):
         raise _refusal(place, "is damaged, or was changed by hand: its digest is wrong")
     try:

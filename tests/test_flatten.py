@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections import Counter
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from collector.aws.mend import Mended
+from collector.aws.retry import read_json
+from collector.aws.wire import Answer
 from collector.flatten import Notes, epoch_seconds
 from collector.testing import Estate
 from tests.flatten_reference import ACCOUNT, FLATTEN, KEEPING, SCHEMA, check
@@ -125,6 +130,9 @@ def test_an_estate_is_flattened_as_the_schema_file_says(unknown):
         (0, "1970-01-01T00:00:00.000Z"),
         (951782400, "2000-02-29T00:00:00.000Z"),
         (253402300799, "9999-12-31T23:59:59.000Z"),
+        ("6537-01-01T00:00:00.001000", "6537-01-01T00:00:00.001Z"),
+        ("9999-12-31T23:59:59.999999", "9999-12-31T23:59:59.999Z"),
+        ("0001-01-01T00:00:00.001+00:00", "0001-01-01T00:00:00.001Z"),
     ],
 )
 def test_timestamps_are_utc_with_milliseconds(value, expected):
@@ -132,7 +140,13 @@ def test_timestamps_are_utc_with_milliseconds(value, expected):
     assert check({"CreationTime": value})["creation_time"] == expected
 
 
-@pytest.mark.parametrize("value", [253402300800, 1e300, "nan", "inf", "soon", True, "", [], {}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(253402300800, 1e300, "nan", "inf", "soon", True, "", [], {}, "9" * 10**7),
+        *("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"),
+    ],
+)
 def test_what_is_no_timestamp_is_kept_out(value):
     """A year past 9999 and what is no time at all is null and noted."""
     assert check({"CreationTime": value})["creation_time"] is None
@@ -229,3 +243,157 @@ def test_extra_mirrors_the_answer():
         "Zeta": [None],
     }
     assert KEEPING({}, ACCOUNT, None, Notes())["_extra"] == {}
+
+
+# --- answers that were mended ------------------------------------------------------------------
+
+
+def mended(text: str) -> dict[str, Any]:
+    """The members of an answer with this body."""
+    return read_json("DescribeTrainingJob", Answer(0.0, 200, {}, text.encode()))
+
+
+def flattened(wire: dict[str, Any], flatten=FLATTEN) -> tuple[dict[str, Any], Counter[str]]:
+    notes = Notes()
+    return flatten(wire, ACCOUNT, [], notes), Counter(notes.coerced)
+
+
+ODD = {
+    "TrainingJobName": "half \ud800",
+    "HyperParameters": {
+        "a": "\udc00",
+        "b\udfff": "c",
+        "d\ud801": "\ud802",
+        "e": "fine",
+        "f\ud800": 5,
+    },
+    "VpcConfig": {"Subnets": ["s-1", "s\ud800", ["\ud800"]], "Vlan\ud800": "x", "Vlan": "\ud800"},
+    "InputDataConfig": [{"ChannelName": "c\ud800", "Colour": "\ud800"}, "\ud800", {"Hue": 1}],
+    "CreationTime": "\ud800",
+    "EnableNetworkIsolation": "\ud800",
+    "ModelArtifacts": "\ud800",
+    "StoppingCondition": {"MaxRuntimeInSeconds": 1e999},
+    "RoleArn": {"a": "\ud800"},
+    "Zeta": ["\ud800", {"Eta": "\ud801"}],
+}
+
+
+def test_text_that_is_none_is_counted_where_it_was():
+    """Each half of a surrogate pair is U+FFFD in the record, and noted once under its path."""
+    wire = mended(json.dumps(ODD))
+    record, coerced = flattened(wire)
+    assert record["training_job_name"] == "half \ufffd"
+    assert record["hyper_parameters"] == {
+        "a": "\ufffd",
+        "b\ufffd": "c",
+        "d\ufffd": "\ufffd",
+        "e": "fine",
+    }
+    assert record["vpc_config"] == {"subnets": ["s-1", "s\ufffd"]}
+    assert record["input_data_config"] == [{"channel_name": "c\ufffd"}, {}]
+    assert coerced == {
+        "training_job_name": 1,
+        "hyper_parameters{}": 4,  # one of them for its value, which is a number
+        "vpc_config.subnets[]": 2,  # one of them for being a list
+        "input_data_config[].channel_name": 1,
+        "input_data_config[]": 1,
+        "creation_time": 1,
+        "enable_network_isolation": 1,
+        "model_artifacts": 1,
+        "stopping_condition.max_runtime_in_seconds": 1,
+        "role_arn": 1,
+    }
+    check(dict(wire))
+
+
+def test_text_that_is_none_is_counted_in_what_is_kept_besides():
+    """With unknown members kept, what had to be mended among them is noted by AWS's names."""
+    wire = mended(json.dumps(ODD))
+    (_, coerced), (record, kept) = flattened(wire), flattened(wire, KEEPING)
+    assert kept - coerced == {
+        "_extra.Zeta": 2,
+        "_extra.VpcConfig.Vlan": 1,
+        "_extra.VpcConfig.Vlan\ufffd": 1,
+        "_extra.InputDataConfig[].Colour": 1,
+    }
+    assert record["_extra"]["Zeta"] == ["\ufffd", {"Eta": "\ufffd"}]
+    orjson.dumps(record)
+
+
+halves = st.text(st.sampled_from("a\ufffd\ud800\udc00é"), max_size=4)
+
+
+def broken(wire: Any, draw: Any) -> Any:
+    """``wire`` with some of its keys and texts drawn anew, with halves of pairs."""
+    if isinstance(wire, dict):
+        return {
+            f"#{number}#{draw(halves)}" if draw(st.integers(0, 5)) == 0 else key: broken(item, draw)
+            for number, (key, item) in enumerate(wire.items())
+        }
+    if isinstance(wire, list):
+        return [broken(item, draw) for item in wire]
+    return draw(halves) if isinstance(wire, str) and draw(st.booleans()) else wire
+
+
+def odd_texts(value: Any, columns: list[dict[str, Any]], path: str = "") -> Counter[str]:
+    """Paths of the texts with halves of pairs in a record, or in a part of one."""
+    found: Counter[str] = Counter()
+    for column in columns:
+        part, here = value.get(column["name"]), path + column["name"]
+        parts = [part]
+        if isinstance(part, list):
+            parts, here = part, here + "[]"
+        elif column["type"] == "MAP_STRING_STRING" and part:
+            parts, here = [key + item for key, item in part.items()], here + "{}"
+        for item in parts:
+            if isinstance(item, dict) and "fields" in column:
+                found += odd_texts(item, column["fields"], here + ".")
+            elif isinstance(item, str) and any("\ud800" <= c <= "\udfff" for c in item):
+                found[here] += 1
+    return found
+
+
+@MANY
+@given(st.data())
+def test_any_answer_with_odd_text_is_counted_exactly(data):
+    """What is noted beyond wrong types is what the unmended record would have held."""
+    field = data.draw(st.sampled_from([field for field in SCHEMA if field["provider"]]))
+    wire = broken({field["provider"]: data.draw(value(field))}, data.draw)
+    body = json.dumps(wire)
+    raw, wrong = flattened(json.loads(body))
+    record, coerced = flattened(mended(body))
+    orjson.dumps(record)
+    assert coerced == wrong + odd_texts(raw, SCHEMA)
+
+
+def test_a_mended_answer_of_any_form_is_flattened():
+    """Places that lead nowhere in the table, or very deep, are passed over."""
+    deep = '{"a":' * 500 + '"\\ud800"' + "}" * 500
+    for member in ("Zeta", "TrainingJobName", "VpcConfig", "InputDataConfig", "HyperParameters"):
+        wire = mended(f'{{"{member}": {deep}}}')
+        assert type(wire) is Mended
+        _, coerced = flattened(wire)
+        assert sum(coerced.values()) == (member not in {"Zeta", "VpcConfig"})
+        flattened(wire, KEEPING)
+
+
+# --- unknown members that cannot be written -----------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", [150, 300, 1_000])
+def test_what_is_too_deep_to_be_written_is_kept_out_and_counted(levels):
+    """Whatever an unknown member holds, the record with it is a line of JSON."""
+    member: Any = "x"
+    for _ in range(levels):
+        member = [member]
+    wire = {"Zeta": member, "VpcConfig": {"Vlan": member}, "InputDataConfig": [{"Hue": member}]}
+    record, coerced = flattened(wire, KEEPING)
+    orjson.dumps(record)
+    paths = ["_extra.Zeta", "_extra.VpcConfig.Vlan", "_extra.InputDataConfig[].Hue"]
+    if levels < 200:
+        assert record["_extra"] == wire
+        assert not coerced
+    else:
+        assert record["_extra"] == {}
+        assert coerced == dict.fromkeys(paths, 1)
+    assert not flattened(wire)[1]

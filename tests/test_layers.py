@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     # What is known of a table and of the settings, and the pure parts of the stream.
     "tables": {"errors", "model"},
     "parse": set(),
+    "text": set(),
     "settings": {"errors", "model", "parse", "tables"},
     "flatten": {"model"},
     "redact": {"model"},
@@ -33,10 +34,10 @@ ALLOWED: dict[str, set[str]] = {
     "sinks": {"errors", "files"},
     # Observers watch the stream and know nothing of it but its events.
     "report": {"events", "model"},
-    "progress": {"events", "model"},
-    "log": {"events", "model"},
+    "progress": {"events", "model", "text"},
+    "log": {"events", "model", "text"},
     # The stream, from AWS to the sink.
-    "aws": {"__init__", "errors", "events", "model", "settings"},
+    "aws": {"__init__", "errors", "events", "model", "settings", "text"},
     "extract": {
         "__init__",
         "aws",
@@ -47,6 +48,7 @@ ALLOWED: dict[str, set[str]] = {
         "listing",
         "model",
         "redact",
+        "text",
     },
     "crawl": {
         "aws",
@@ -61,8 +63,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "retry_failed": {"crawl", "errors", "events", "extract", "model"},
     # What is remembered of it, behind the sink.
-    "state": {"errors", "model"},
-    "objects": {"aws", "errors", "settings"},
+    "state": {"errors", "model", "text"},
+    "objects": {"aws", "errors", "settings", "text"},
     "store": {"__init__", "errors", "files", "objects", "settings"},
     "journal": {
         "__init__",
@@ -101,7 +103,18 @@ LATER = {"telemetry", "spark"}
 SHARED = {"collector.errors", "collector.files", "collector.sinks.base"}
 """What sinks may know."""
 
-AWS_ORDER = ["sigv4", "wire", "sessions", "retry", "throttle", "client", "tags", "roles", "targets"]
+AWS_ORDER = [
+    "sigv4",
+    "wire",
+    "sessions",
+    "mend",
+    "retry",
+    "throttle",
+    "client",
+    "tags",
+    "roles",
+    "targets",
+]
 """Modules of `collector.aws`: each may import those before it."""
 
 PURE = {"errors", "model", "events", "flatten", "redact", "listing", "incremental"}

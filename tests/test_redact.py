@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.redact import MASK, is_secret, redact
+from collector.redact import _LONGEST_READ, MASK, is_secret, redact
 
 AWS_SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY1"[:40]
 
@@ -66,6 +67,11 @@ def test_a_telling_key_is_enough(key):
         "sk-" + "a" * 40,
         "postgres://user:hunter2@db.example.com/x",
         "see https://me:pa55@example.com",
+        "a" * 100 + "+x://me:pa55@example.com",
+        f"da39a3ee5e6b4b0d3255bfef95601890afd80709 {AWS_SECRET}",
+        "train.py --lr 1 --api-key abc",
+        "-secret-token\tabc",
+        "x" * (_LONGEST_READ + 1),
     ],
 )
 def test_a_telling_shape_is_enough(value):
@@ -93,6 +99,23 @@ def test_a_telling_shape_is_enough(value):
 def test_plain_values_are_no_secrets(key, value):
     """What training jobs commonly carry is left to be read."""
     assert not is_secret(key, value)
+
+
+NASTY = [
+    *("a", "-", "-a", "eyJ", ".eyJ", "eyJaaaaaaaa.", "token", "--token", "token ", "-token\t"),
+    *("token:", "a://", "a://b:", "-----BEGIN ", "P", "Aa0", "A_", "a=", " ", "\n", "-api-", "/"),
+]
+
+
+@pytest.mark.parametrize("part", NASTY)
+def test_no_text_takes_long_to_look_at(part):
+    """Time grows with a value's length and no faster: nobody stalls a run with one variable."""
+    text = (part * _LONGEST_READ)[:_LONGEST_READ]
+    began = time.monotonic()
+    for key, value in (("x", text), (text, "x"), ("x", "token" + text), ("x", "a://b:" + text)):
+        is_secret(key, value)
+    is_secret("x", part * 10**6)
+    assert time.monotonic() - began < 5
 
 
 def record() -> dict:

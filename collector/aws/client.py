@@ -21,6 +21,7 @@ from collector.aws.retry import (
     read_json,
 )
 from collector.aws.sessions import CredentialSource, Sdk
+from collector.aws.sigv4 import Credentials
 from collector.aws.throttle import Limits
 from collector.aws.wire import Answer, Template, Wire
 from collector.errors import (
@@ -36,6 +37,12 @@ from collector.model import Wire as Members
 
 _REPAIRS = 2
 """How often one call may find its credentials expired, or the clock wrong, before it is refused."""
+
+
+_RENEW = (
+    "the session's keys ran out and the SDK has no newer ones: renew them, as with `aws sso login` "
+    "or new AWS_ variables, and run the same command again"
+)
 
 
 class Patience:
@@ -62,12 +69,18 @@ class Patience:
         self._abandoned = True
 
     @property
+    def remaining(self) -> float:
+        """Seconds until it is time to give up, if nothing succeeds before."""
+        if self._abandoned:
+            return 0.0
+        if self._failing_since is None:
+            return self._give_up_after
+        return max(0.0, self._give_up_after - (self._clock() - self._failing_since))
+
+    @property
     def lost(self) -> bool:
         """True once it is time to give up."""
-        if self._abandoned:
-            return True
-        since = self._failing_since
-        return since is not None and self._clock() - since >= self._give_up_after
+        return self._abandoned or (self._failing_since is not None and self.remaining <= 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +192,8 @@ class _Call:
     started: float = 0.0
     attempts: int = 0
     repairs: int = 0
+    expired: Credentials | None = None
+    no_newer: bool = False
 
     async def make(self, most: int | None, *, admitted: bool = False) -> Members:
         try:
@@ -207,12 +222,15 @@ class _Call:
                 attempt,
                 may_retry=lambda error: self._may_retry(error, most),
                 on_retry=lambda error: self._report(error, retried=True),
+                longest=lambda: self.access.patience.remaining,
                 sleep=self.client.sleep,
                 random=self.client.random,
             )
         except CallError as error:
             self._report(error)
-            final = _final(error) if isinstance(error, ExpiredError | ClockError) else error
+            final = error
+            if isinstance(error, ExpiredError | ClockError):
+                final = _final(error, no_newer=self.no_newer)
             final.attempts = self.attempts
             raise final from error.__cause__
 
@@ -263,6 +281,7 @@ class _Call:
         try:
             return self.read(answer)
         except ExpiredError:
+            self.no_newer, self.expired = keys == self.expired, keys
             self.access.credentials.expire(keys)
             raise
         except ClockError as error:
@@ -299,15 +318,18 @@ class _NoKeysError(Exception):
         self.cause = cause
 
 
-def _final(error: CallError) -> CallError:
-    """``error`` as one that is not tried again: a repair that did not help, or has been retried."""
+def _final(error: CallError, *, no_newer: bool = False) -> CallError:
+    """``error`` as one that is not tried again: a repair that did not help, or has been retried.
+
+    ``no_newer`` says that keys which ran out were looked for anew, and the same ones found.
+    """
     if not isinstance(error, RETRYABLE):
         return error
     kind = DeniedError if isinstance(error, ExpiredError) else RejectedError
     return kind(
         error.operation,
         error.code,
-        error.message,
+        _RENEW if no_newer and kind is DeniedError else error.message,
         status=error.status,
         request_id=error.request_id,
     )

@@ -5,9 +5,7 @@ The only place that knows AWS's error codes, and the only use of tenacity.
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from email.utils import parsedate_to_datetime
@@ -18,6 +16,7 @@ import orjson
 from botocore.retries.standard import ThrottledRetryableChecker
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
+from collector.aws.mend import loads_leniently
 from collector.aws.sessions import Built
 from collector.aws.wire import Answer
 from collector.errors import (
@@ -32,6 +31,7 @@ from collector.errors import (
     TransientError,
 )
 from collector.model import Wire
+from collector.text import clean
 
 THROTTLED = frozenset(ThrottledRetryableChecker._THROTTLED_ERROR_CODES) | {"ThrottledException"}  # noqa: SLF001
 TRANSIENT = frozenset(
@@ -91,18 +91,7 @@ _KINDS: tuple[tuple[frozenset[str], type[CallError]], ...] = (
     (DENIED, DeniedError),
     (NOT_ENABLED, NotEnabledError),
 )
-_CONTROL = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+"
-)
-_LONGEST_MESSAGE = 400
-
 RETRYABLE = (ThrottledError, TransientError, ExpiredError, ClockError)
-
-
-def clean(text: object) -> str:
-    """Text from outside, safe for a terminal: one line, no control characters, not too long."""
-    line = _CONTROL.sub(" ", str(text)).strip()
-    return line if len(line) <= _LONGEST_MESSAGE else line[:_LONGEST_MESSAGE] + "…"
 
 
 def read_json(operation: str, answer: Answer, required: Iterable[str] = ()) -> Wire:
@@ -114,26 +103,22 @@ def read_json(operation: str, answer: Answer, required: Iterable[str] = ()) -> W
     try:
         content = orjson.loads(answer.body)
     except orjson.JSONDecodeError:
-        content = _loads_leniently(answer.body)
+        try:
+            content = loads_leniently(answer.body)
+        except RecursionError:
+            if answer.status == 200:  # noqa: PLR2004
+                raise _too_deep(operation, answer) from None
+            content = None
     if answer.status == 200:  # noqa: PLR2004
         if not isinstance(content, dict):
             raise _unreadable(operation, answer, "the answer is not JSON")
         return _complete(operation, answer, content, required)
     fields = content if isinstance(content, dict) else {}
     code = fields.get("__type") or fields.get("code") or answer.headers.get("x-amzn-ErrorType", "")
+    code = code if isinstance(code, str) else clean(code)
     message = fields.get("message") or fields.get("Message") or fields.get("errorMessage") or ""
     # "com.amazonaws.sagemaker#ThrottlingException:http://..." is ThrottlingException.
-    raise service_error(operation, answer, str(code).rpartition("#")[2].split(":")[0], message)
-
-
-def _loads_leniently(body: bytes) -> Any:
-    """JSON that orjson refuses: half a surrogate pair (read as U+FFFD), numbers beyond float."""
-    try:
-        text = json.dumps(json.loads(body), ensure_ascii=False)
-        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return json.loads(whole)
-    except (ValueError, RecursionError):
-        return None
+    raise service_error(operation, answer, code.rpartition("#")[2].split(":")[0], message)
 
 
 def read_built(built: Built, answer: Answer, required: Iterable[str] = ()) -> Wire:
@@ -144,6 +129,8 @@ def read_built(built: Built, answer: Answer, required: Iterable[str] = ()) -> Wi
     except Exception as error:
         # botocore's parsers raise whatever a body they did not expect leads to.
         if answer.status == 200:  # noqa: PLR2004
+            if isinstance(error, RecursionError):
+                raise _too_deep(operation, answer) from None
             raise _unreadable(operation, answer, "the answer cannot be read") from error
         parsed = {}
     if answer.status == 200:  # noqa: PLR2004
@@ -165,6 +152,17 @@ def _complete(operation: str, answer: Answer, content: Wire, required: Iterable[
 def _unreadable(operation: str, answer: Answer, why: str) -> TransientError:
     return TransientError(
         operation, "UnreadableAnswer", why, status=answer.status, request_id=_request_id(answer)
+    )
+
+
+def _too_deep(operation: str, answer: Answer) -> RejectedError:
+    """Not a fault: the same answer would come again."""
+    return RejectedError(
+        operation,
+        "TooDeep",
+        "the answer is nested too deeply to be read",
+        status=answer.status,
+        request_id=_request_id(answer),
     )
 
 
@@ -263,16 +261,21 @@ async def again(
     *,
     may_retry: Callable[[CallError], bool],
     on_retry: Callable[[CallError], None],
+    longest: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]],
     random: Callable[[], float],
 ) -> Wire:
-    """Make a call until it succeeds, fails for good, or ``may_retry(error)`` says no."""
+    """Make a call until it succeeds, fails for good, or ``may_retry(error)`` says no.
+
+    ``longest()`` bounds the seconds waited before the next attempt, whatever the service asks for.
+    """
 
     def wait(state: RetryCallState) -> float:
         error: Any = state.outcome.exception() if state.outcome else None
         if isinstance(error, ExpiredError | ClockError):
             return 0.0
-        return max(backoff(state.attempt_number, random), error.retry_after or 0.0)
+        wanted = max(backoff(state.attempt_number, random), error.retry_after or 0.0)
+        return min(wanted, longest())
 
     def stop(state: RetryCallState) -> bool:
         error: Any = state.outcome.exception() if state.outcome else None

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from collector.aws.client import Access, AwsClient, Patience
-from collector.aws.retry import RETRYABLE
+from collector.aws.retry import EXPIRED, RETRYABLE
 from collector.aws.sigv4 import Credentials
 from collector.errors import CallError, DeniedError, RejectedError
 
@@ -103,7 +103,7 @@ class RoleCredentials:
 
 def _explained(error: CallError, role_arn: str) -> CallError:
     """The refusal of a role, with what is most likely behind it."""
-    if not isinstance(error, DeniedError):
+    if not isinstance(error, DeniedError) or error.code in EXPIRED:
         return error
     return DeniedError(
         error.operation,

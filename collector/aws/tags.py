@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from collector.aws.client import Access, AwsClient
+from collector.aws.mend import Mended
 from collector.errors import RejectedError
+from collector.events import FieldsNoted
 from collector.model import Table
 
 TAGGING = "resourcegroupstaggingapi"
@@ -36,9 +38,10 @@ async def bulk_tags(
         required=("ResourceTagMappingList",),
         attempts=ATTEMPTS,
     )
+    _note_mended(client, answer)
     found: dict[str, list[str] | None] = {}
-    for item in _objects("GetResources", answer["ResourceTagMappingList"]):
-        found[str(item.get("ResourceARN"))] = tag_strings("GetResources", item.get("Tags") or [])
+    for item in _objects("GetResources", answer["ResourceTagMappingList"], "ResourceARN"):
+        found[item["ResourceARN"]] = tag_strings("GetResources", item.get("Tags") or [])
     # Pagination goes with filters, not with ARNs; if a token comes all the same, more is missing.
     return found, not answer.get("PaginationToken")
 
@@ -61,11 +64,12 @@ async def listed_tags(client: AwsClient, access: Access, table: Table, arn: str)
             required=(operation.items,),
             attempts=ATTEMPTS,
         )
+        _note_mended(client, answer)
         tags += _objects(operation.name, answer[operation.items])
         token = answer.get("NextToken")
         if not token:
             return tag_strings(operation.name, tags)
-        if token in tokens or len(tokens) >= MOST_PAGES:
+        if not isinstance(token, str) or token in tokens or len(tokens) >= MOST_PAGES:
             raise RejectedError(operation.name, "EndlessList", "the NextTokens never end")
         tokens.add(token)
         params = {**params, "NextToken": token}
@@ -73,15 +77,28 @@ async def listed_tags(client: AwsClient, access: Access, table: Table, arn: str)
 
 def tag_strings(operation: str, tags: Any) -> list[str]:
     """``key:value`` for each tag, sorted; an empty value gives ``key:``."""
-    return sorted(
-        f"{tag['Key']}:{tag.get('Value') or ''}" for tag in _objects(operation, tags, "Key")
+    found = _objects(operation, tags, "Key")
+    if not all(isinstance(tag.get("Value"), str | None) for tag in found):
+        raise _unreadable(operation)
+    return sorted(f"{tag['Key']}:{tag.get('Value') or ''}" for tag in found)
+
+
+def _objects(operation: str, items: Any, *names: str) -> list[dict[str, Any]]:
+    """``items`` if it is what it should be, a list of objects with text under ``names``."""
+    if isinstance(items, list) and all(
+        isinstance(item, dict) and all(isinstance(item.get(name), str) for name in names)
+        for item in items
+    ):
+        return items
+    raise _unreadable(operation)
+
+
+def _unreadable(operation: str) -> RejectedError:
+    return RejectedError(
+        operation, "UnreadableAnswer", "the answer is not of the form it should be"
     )
 
 
-def _objects(operation: str, items: Any, *members: str) -> list[dict[str, Any]]:
-    """``items`` if it is what it should be, a list of objects with ``members``."""
-    if isinstance(items, list) and all(
-        isinstance(item, dict) and all(member in item for member in members) for item in items
-    ):
-        return items
-    raise RejectedError(operation, "UnreadableAnswer", "the answer is not of the form it should be")
+def _note_mended(client: AwsClient, answer: Any) -> None:
+    if isinstance(answer, Mended):
+        client.observe(FieldsNoted((), ("tags[]",) * len(answer.places)))

@@ -25,6 +25,10 @@ _SKEW_STEP = 60.0
 """Seconds. A smaller difference is the network's delay and the Date header's whole second."""
 
 
+MOST_BYTES = 100 << 20
+"""Longest answer that is read: what AWS sends is some thousand times smaller."""
+
+
 @dataclass(frozen=True, slots=True)
 class Template:
     """A request without its body: where one operation of a service goes in one region.
@@ -63,6 +67,18 @@ class Timeouts:
     connect: float = 10.0
     read: float = 20.0
     total: float = 60.0
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    """The whole body; raises aiohttp.ClientPayloadError where it has no end worth waiting for."""
+    if (response.content_length or MOST_BYTES + 1) <= MOST_BYTES:
+        return await response.read()
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise aiohttp.ClientPayloadError(f"the answer has more than {MOST_BYTES} bytes")
+    return bytes(body)
 
 
 class Wire:
@@ -159,4 +175,4 @@ class Wire:
         ) as response:
             if "Date" in response.headers:
                 self._last_date = (response.headers["Date"], self._clock())
-            return Answer(now, response.status, response.headers, await response.read())
+            return Answer(now, response.status, response.headers, await _body(response))

@@ -19,6 +19,7 @@ from client_setup import (
 )
 
 from collector.aws.client import Patience
+from collector.aws.wire import Answer
 from collector.errors import (
     CredentialsError,
     DeniedError,
@@ -205,8 +206,41 @@ async def test_without_a_bound_patience_decides(clock):
     setup = script(clock, BROKEN)
     with pytest.raises(TransientError) as caught:
         await setup.call()
-    assert 60 <= clock() < 60 + 25
+    assert 60 <= clock() < 60 + 1
     assert caught.value.attempts == setup.client.wire.sent > 5
+
+
+async def test_no_wait_outlasts_the_patience(clock):
+    """A service that asks for minutes is asked once more at the end of ours, and then given up."""
+    setup = script(clock, answer(503, {"__type": "ServiceUnavailable"}, **{"Retry-After": "290"}))
+    with pytest.raises(TransientError) as caught:
+        await setup.call()
+    assert 60 <= clock() < 60 + 1
+    assert caught.value.attempts == setup.client.wire.sent == 2
+
+
+async def test_a_wait_that_others_made_longer_is_worth_another(clock):
+    """The success of another call during the wait restores the patience of the waiting one."""
+    slow = answer(503, {"__type": "ServiceUnavailable"}, **{"Retry-After": "50"})
+    setup = script(clock, slow, slow, answer())
+    setup.patience.failure()
+    await clock.sleep(30)
+    task = asyncio.create_task(setup.call())
+    await clock.sleep(20)
+    setup.patience.success()
+    assert await task == GOOD
+    assert 60 + 50 <= clock() < 60 + 51
+
+
+async def test_an_abandoned_run_starts_no_wait(clock):
+    """Once the run is being stopped, a call that fails is not waited for, whatever it asks."""
+    slow = answer(503, {"__type": "ServiceUnavailable"}, **{"Retry-After": "290"})
+    setup = script(clock, slow)
+    setup.patience.abandon()
+    with pytest.raises(TransientError):
+        await setup.call()
+    assert clock() < 1
+    assert setup.client.wire.sent == 1
 
 
 async def test_the_success_of_others_keeps_a_call_alive(clock):
@@ -223,12 +257,12 @@ async def test_the_success_of_others_keeps_a_call_alive(clock):
 
 
 async def test_a_throttle_slows_its_own_operation(clock):
-    """A throttled answer cuts the rate of its account, region and operation alone."""
-    setup = script(clock, THROTTLED, answer())
+    """Throttled answers cut the rate of their account, region and operation alone."""
+    setup = script(clock, THROTTLED)
     scope = (ACCOUNT, REGION, "DescribeTrainingJob")
     before = setup.limits.of(scope).rate
     with pytest.raises(ThrottledError):
-        await setup.call(attempts=1)
+        await setup.call(attempts=4)
     assert setup.limits.of(scope).rate < before
     assert setup.limits.of((ACCOUNT, REGION, "ListTags")).rate >= before
 
@@ -248,6 +282,17 @@ async def test_gone_is_told_from_refused(clock, code, message, error):
         await setup.call(not_found=TABLE.describe.not_found)
     assert type(caught.value) is error
     assert setup.results == [("refused", False)]
+
+
+async def test_an_answer_too_deep_to_read_is_asked_for_once(clock):
+    """It would come again as it is: the call is refused by name after one request."""
+    deep = b'{"TrainingJobName": ' + b"[" * 5_000 + b"]" * 5_000 + b"}"
+    setup = script(clock, Answer(0.0, 200, {}, deep))
+    with pytest.raises(RejectedError) as caught:
+        await setup.call()
+    assert (caught.value.code, caught.value.attempts) == ("TooDeep", 1)
+    assert setup.results == [("refused", False)]
+    assert setup.client.wire.sent == 1
 
 
 @pytest.mark.parametrize("last", [answer(), fault("ValidationException")])
@@ -280,4 +325,28 @@ async def test_patience_is_lost_after_a_time_without_success(clock):
     patience.success()
     assert not patience.lost
     patience.abandon()
+    assert patience.lost
+
+
+async def test_patience_knows_what_is_left_of_it(clock):
+    """All of it while nothing fails, less from the first failure on, nothing when abandoned."""
+    patience = Patience(10.0, clock)
+    await clock.sleep(100)
+    assert patience.remaining == 10.0
+    patience.failure()
+    await clock.sleep(4)
+    assert patience.remaining == pytest.approx(6.0)
+    await clock.sleep(60)
+    assert patience.remaining == 0.0
+    patience.success()
+    assert patience.remaining == 10.0
+    patience.abandon()
+    assert patience.remaining == 0.0
+
+
+async def test_no_patience_at_all_still_bears_no_failure_ahead(clock):
+    """With nothing to give, a target is lost with its first failure and not before."""
+    patience = Patience(0.0, clock)
+    assert not patience.lost
+    patience.failure()
     assert patience.lost

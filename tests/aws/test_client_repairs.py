@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
-from client_setup import ACCOUNT, EXPIRED, GOOD, REGION, SLOTS, Keys, Setup, answer, script
+from client_setup import ACCOUNT, EXPIRED, GOOD, REGION, SLOTS, Keys, Setup, answer, fault, script
 
+from collector.aws.sessions import CallerCredentials, Sdk
 from collector.aws.sigv4 import Credentials
 from collector.aws.wire import Wire
 from collector.errors import DeniedError, RejectedError
@@ -37,6 +38,39 @@ async def test_keys_that_stay_expired_are_denied(clock):
     assert caught.value.code == "ExpiredTokenException"
     assert caught.value.attempts == setup.client.wire.sent <= 3
     assert setup.free == SLOTS
+
+
+async def test_keys_that_stay_expired_are_told_with_what_to_do(clock):
+    """The error keeps AWS's code, and says that newer keys are needed and what then."""
+    setup = script(clock, EXPIRED)
+    with pytest.raises(DeniedError) as caught:
+        await setup.call()
+    text = str(caught.value)
+    assert text.startswith("DescribeTrainingJob: ExpiredTokenException: the session's keys ran out")
+    assert "renew them" in text
+    assert "run the same command again" in text
+
+
+async def test_new_keys_that_are_expired_too_are_another_matter(clock):
+    """Where renewal did bring others, nobody is told to renew them."""
+    setup = script(clock, fault("ExpiredTokenException", message="The token is expired"))
+    keys = Keys(*(Credentials(f"K{number}", "s") for number in range(5)))
+    setup.access = replace(setup.access, credentials=keys)
+    with pytest.raises(DeniedError) as caught:
+        await setup.call()
+    assert caught.value.message == "The token is expired"
+
+
+async def test_the_callers_own_keys_that_ran_out_are_told_at_the_start_too(clock, monkeypatch):
+    """Static keys of the environment with a session that is over: the same advice."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ASIAOLD")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "t")
+    setup = script(clock, EXPIRED)
+    setup.access = replace(setup.access, credentials=CallerCredentials(Sdk()))
+    with pytest.raises(DeniedError, match="renew them"):
+        await setup.call()
+    assert setup.client.wire.sent <= 3
 
 
 @asynccontextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import threading
 from email.utils import formatdate
-from time import time
+from time import monotonic, time
 from types import SimpleNamespace
 
 import aiohttp
@@ -13,7 +15,15 @@ import pytest
 from multidict import CIMultiDict
 
 from collector.aws import retry
-from collector.aws.retry import again, as_not_found, backoff, network_error, read_json
+from collector.aws.mend import DEEPEST, Mended
+from collector.aws.retry import (
+    again,
+    as_not_found,
+    backoff,
+    network_error,
+    read_built,
+    read_json,
+)
 from collector.aws.wire import Answer
 from collector.errors import (
     CallError,
@@ -26,6 +36,7 @@ from collector.errors import (
     ThrottledError,
     TransientError,
 )
+from collector.text import clean
 
 OP = "DescribeTrainingJob"
 HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
@@ -182,6 +193,182 @@ def test_text_from_outside_is_cleaned(nasty):
     assert len(error_of(400, {"__type": "A", "message": "x" * 10_000}).message) < 1000
 
 
+CONTROLS = [
+    *range(0x20),
+    *range(0x7F, 0xA0),
+    *(0x61C, 0x200E, 0x200F, 0x2028, 0x2029, 0xFEFF, 0xFFF9, 0xFFFE, 0xFFFF),
+    *range(0x202A, 0x202F),
+    *range(0x2066, 0x206A),
+    *range(0xD800, 0xE000, 97),
+]
+
+
+def test_no_control_character_is_left():
+    """C0, C1, line and paragraph separators, bidi controls, halves of pairs: none comes through."""
+    for code in CONTROLS:
+        assert clean(f"ä{chr(code)}ö") == "ä ö", hex(code)
+    dirty = "".join(map(chr, CONTROLS))
+    assert not set(clean(f"{dirty}a{dirty[::-1]}b{dirty}")) & (set(dirty) - {" "})
+    assert clean(dirty) == ""
+    assert clean("äöü ключ 日本 🙂") == "äöü ключ 日本 🙂"
+
+
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        "\x1b[31m",
+        "\x1b[1;38;5;208m",
+        "\x1b[2J",
+        "\x1b[?25l",
+        "\x9b31m",
+        "\x1b]0;title\x07",
+        "\x1b]8;;https://example.com\x1b\\",
+        "\x9d0;title\x9c",
+        "\x1bPq#0\x1b\\",
+        "\x1bc",
+        "\x1b(B",
+    ],
+)
+def test_escape_sequences_leave_nothing(sequence):
+    """What would colour, move or retitle a terminal goes with all its parameters."""
+    assert clean(f"{sequence}red{sequence} alert") == "red  alert"
+    assert clean(sequence) == ""
+
+
+def test_messages_are_bounded_whatever_they_are():
+    """Megabytes, other types and endless nesting give some words, at once."""
+    deep = nested(900)
+    huge = ["x" * 10**7, "a\x00" * 10**7, "\x1b[" * 10**7, ["x"] * 10**6]
+    for message in (*map(orjson.dumps, huge), deep):
+        error = error_of(400, b'{"__type": "A", "message": ' + message + b"}")
+        assert error.code == "A"
+        assert len(str(error)) < 500
+    assert error_of(400, b'{"message": "m", "__type": ' + deep + b"}").message == "m"
+    assert len(clean(ValueError("x" * 10**7))) <= 401
+
+
+FORMATS = ["%s", "%(a)d %n", "{0}", "{}", "{__class__}", "{0.__class__.__mro__}", "$HOME", "%", "{"]
+
+
+@pytest.mark.parametrize("text", FORMATS)
+def test_texts_that_look_like_formats_are_only_texts(text):
+    """Nobody formats with what AWS says: a code or message with placeholders stays as it is."""
+    error = error_of(400, {"__type": "Odd" + text, "message": text})
+    assert (error.code, error.message) == ("Odd" + text, text)
+    assert str(error) == f"{OP}: Odd{text}: {text}"
+    wrong = network_error(OP, aiohttp.ClientPayloadError(text))
+    assert str(wrong) == f"{OP}: ConnectionBroken: {text}"
+
+
+# --- answers that are odd JSON ------------------------------------------------------------------
+
+
+def test_what_json_cannot_carry_is_mended_and_marked():
+    """Half pairs become U+FFFD, in values and in keys; numbers too large infinite: all places."""
+    body = (
+        rb'{"a": "x\ud800y", "b": [1, "\ud83d\ude00", ["\udc00"]], "\ud800c": {"d": null},'
+        rb' "e": {"f\udfff": "g", "h": 1e999, "i": -18446744073709551616, "j": "ok"}}'
+    )
+    content = read_json(OP, answer(200, body))
+    assert content == {
+        "a": "x\ufffdy",
+        "b": [1, "\U0001f600", ["\ufffd"]],
+        "\ufffdc": {"d": None},
+        "e": {"f\ufffd": "g", "h": float("inf"), "i": -(2.0**64), "j": "ok"},
+    }
+    assert isinstance(content, Mended)
+    assert content.places == [("a",), ("b", 2, 0), ("\ufffdc",), ("e", "f\ufffd"), ("e", "h")]
+    assert list(content) == ["a", "b", "\ufffdc", "e"]
+    orjson.dumps(content)
+
+
+def test_an_answer_that_is_whole_is_no_special_dict():
+    """Ordinary JSON, also with U+FFFD and whole pairs in it, is not marked."""
+    for body in ({"a": "\ufffd"}, {"a": "🙂"}, {"a": 1e300}):
+        assert type(read_json(OP, answer(200, body))) is dict
+        escaped = json.dumps(body).encode()
+        assert type(read_json(OP, answer(200, escaped))) is dict
+
+
+def test_keys_that_become_one_are_each_marked():
+    """Two keys that differ in half a pair alone become one: both are counted."""
+    content = read_json(OP, answer(200, rb'{"m": {"\ud800": "1", "\ud801": "2", "a": "3"}}'))
+    assert content["m"] == {"\ufffd": "2", "a": "3"}
+    assert content.places == [("m", "\ufffd")] * 2
+
+
+def nested(levels: int, inside: bytes = b"1", opening: bytes = b'{"a":') -> bytes:
+    closing = b"}" if opening.startswith(b"{") else b"]"
+    return opening * levels + inside + closing * levels
+
+
+@pytest.mark.parametrize("inside", [b"1", rb'"\ud800"', b"", b'"cut'])
+@pytest.mark.parametrize("levels", [DEEPEST + 1, 5_000, 9_000, 1_000_000])
+def test_an_answer_nested_too_deeply_is_refused_by_name(levels, inside):
+    """It is no fault that a second attempt could mend, however deep it goes and whole or not."""
+    for body in (nested(levels, inside), b'{"b": ' + nested(levels - 1, inside, b"[") + b"}"):
+        error = error_of(200, body, x_amzn_requestid="abc-1")
+        assert type(error) is RejectedError
+        assert (error.code, error.status, error.request_id) == ("TooDeep", 200, "abc-1")
+        assert "too deeply" in error.message
+
+
+def test_depth_that_can_be_read_is_read():
+    """Up to the limit of the reader, depth alone is nothing odd."""
+    assert read_json(OP, answer(200, nested(DEEPEST)))["a"]
+    assert type(read_json(OP, answer(200, nested(500, rb'"\ud800"')))) is Mended
+
+
+def test_an_error_nested_too_deeply_is_still_that_error():
+    """The status of an error answer says enough: its body is left alone."""
+    assert type(error_of(503, nested(5_000))) is TransientError
+    assert type(error_of(429, nested(5_000))) is ThrottledError
+
+
+def test_depth_crashes_no_thread():
+    """In a thread, with its smaller stack, depth is refused in the same way."""
+    codes = []
+
+    def read() -> None:
+        for start in (b'{"b":1,"a":', rb'{"b":"\ud800","a":'):
+            codes.append(error_of(200, start + nested(1_000_000) + b"}").code)  # noqa: PERF401
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    assert codes == ["TooDeep"] * 2
+
+
+def test_depth_in_the_sdks_protocols_is_refused_by_name():
+    """The same holds where the SDK's parser reads the answer."""
+
+    def parse(reply: Answer) -> dict:
+        return json.loads(reply.body)
+
+    built = SimpleNamespace(template=SimpleNamespace(operation=OP), parse=parse)
+    with pytest.raises(RejectedError) as caught:
+        read_built(built, answer(200, nested(1_000_000)))
+    assert caught.value.code == "TooDeep"
+    with pytest.raises(TransientError):
+        read_built(built, answer(503, nested(1_000_000)))
+
+
+def test_a_number_of_many_digits_is_a_number():
+    """More digits than Python likes to read as an integer make a float, as for orjson."""
+    body = b'{"a": ' + b"9" * 5000 + b', "b": 1e999}'
+    assert read_json(OP, answer(200, body)) == {"a": float("inf"), "b": float("inf")}
+
+
+def test_megabytes_are_read_in_seconds():
+    """A huge answer with one odd string in it is read like any other, only slower."""
+    body = b'{"m": {' + b",".join(b'"key%d": "value"' % n for n in range(500_000))
+    began = monotonic()
+    content = read_json(OP, answer(200, body + rb', "odd": "\ud800"}}'))
+    assert content.places == [("m", "odd")]
+    assert type(error_of(200, body)) is TransientError
+    assert monotonic() - began < 10
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [("3", 3.0), ("0.5", 0.5), ("-5", 0.0), ("1e9", 300.0), ("nan", None), ("soon", None)],
@@ -266,11 +453,12 @@ class Calls:
             raise self.errors.pop(0)
         return {"ok": True}
 
-    async def run(self, may_retry=lambda _: True, random=lambda: 1.0) -> dict:
+    async def run(self, may_retry=lambda _: True, random=lambda: 1.0, longest=lambda: 1e9) -> dict:
         return await again(
             self.attempt,
             may_retry=may_retry,
             on_retry=self.retried.append,
+            longest=longest,
             sleep=self.clock.sleep,
             random=random,
         )
@@ -300,6 +488,19 @@ async def test_again_waits_as_long_as_the_service_asks(clock):
     )
     await calls.run()
     assert calls.waits == pytest.approx([7.0, backoff(2, lambda: 1.0)])
+
+
+async def test_no_wait_is_longer_than_allowed(clock):
+    """Neither what the service asks for nor the backoff goes beyond what is left."""
+    left = [5.0, 0.05, 0.0]
+    calls = Calls(
+        clock,
+        ThrottledError(OP, "A", retry_after=300.0),
+        TransientError(OP, "B"),
+        TransientError(OP, "C", retry_after=300.0),
+    )
+    await calls.run(longest=lambda: left.pop(0))
+    assert calls.waits == pytest.approx([5.0, 0.05, 0.0])
 
 
 async def test_repairs_are_not_waited_for(clock):
@@ -344,6 +545,7 @@ async def test_again_can_be_cancelled(clock):
             calls.attempt,
             may_retry=lambda _: True,
             on_retry=calls.retried.append,
+            longest=lambda: 1e9,
             sleep=sleep,
             random=lambda: 1.0,
         )

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from collector.aws.mend import Mended
 from collector.aws.tags import bulk_tags, listed_tags, tag_strings
 from collector.errors import DeniedError, RejectedError
+from collector.events import FieldsNoted
 from collector.tables import load_table
 
 TABLE = load_table()
@@ -19,6 +21,8 @@ class Client:
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
+        self.events: list[FieldsNoted] = []
+        self.observe = self.events.append
         self.asked: list[tuple[str, str, dict[str, Any], tuple[str, ...]]] = []
 
     async def json(self, _access, service, operation, params, *, required=(), attempts=None):
@@ -113,7 +117,22 @@ async def test_a_refusal_is_the_callers():
             await ask(Client(DeniedError("ListTags", "AccessDeniedException")))
 
 
-@pytest.mark.parametrize("wrong", [[None], [{"Value": "x"}], {"Key": "a"}, ["a"]])
+def nested(levels: int) -> Any:
+    value: Any = "x"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *([None], [{"Value": "x"}], {"Key": "a"}, ["a"]),
+        *([{"Key": 5}], [{"Key": "a", "Value": 0}], [{"Key": "a", "Value": {}}]),
+        *([{"Key": nested(1000)}], [{"Key": "a", "Value": nested(1000)}]),
+    ],
+    ids=range(9),
+)
 async def test_tags_of_another_form_are_an_error_of_ours(wrong):
     """What is no list of tags is refused in words, not with a KeyError."""
     with pytest.raises(RejectedError, match="UnreadableAnswer"):
@@ -121,3 +140,27 @@ async def test_tags_of_another_form_are_an_error_of_ours(wrong):
     page = {"ResourceTagMappingList": [{"ResourceARN": ARN, "Tags": wrong}]}
     with pytest.raises(RejectedError, match="UnreadableAnswer"):
         await bulk_tags(Client(page), None, [ARN])
+
+
+async def test_other_members_of_another_form_are_an_error_of_ours_too():
+    """A token or an ARN that is no text is refused in words."""
+    with pytest.raises(RejectedError, match="EndlessList"):
+        await listed_tags(Client({"Tags": [], "NextToken": {"a": 1}}), None, TABLE, ARN)
+    page = {"ResourceTagMappingList": [{"ResourceARN": nested(1000), "Tags": []}]}
+    with pytest.raises(RejectedError, match="UnreadableAnswer"):
+        await bulk_tags(Client(page), None, [ARN])
+
+
+async def test_tags_that_were_mended_are_counted():
+    """Half a surrogate pair in a tag is U+FFFD, and noted as a tag's."""
+    wrong = [{"Key": "a", "Value": "\ufffd"}, {"Key": "b", "Value": "c"}]
+    client = Client(
+        Mended({"Tags": wrong}, [("Tags", 0, "Value")]),
+        Mended(
+            {"ResourceTagMappingList": [{"ResourceARN": ARN, "Tags": wrong}]},
+            [("ResourceTagMappingList", 0, "Tags", 0, "Value")],
+        ),
+    )
+    assert await listed_tags(client, None, TABLE, ARN) == ["a:\ufffd", "b:c"]
+    assert await bulk_tags(client, None, [ARN]) == ({ARN: ["a:\ufffd", "b:c"]}, True)
+    assert client.events == [FieldsNoted((), ("tags[]",))] * 2
