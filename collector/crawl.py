@@ -184,6 +184,7 @@ class Crawl:
                 deliver=deliver,
                 observe=self._observe,
                 works=lambda: targets.works(target.account),
+                enabled=targets.called_enabled(target),
                 start=start,
             )
 

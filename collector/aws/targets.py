@@ -38,7 +38,13 @@ _STARTUP_PATIENCE = 60.0
 _REGIONS_PATIENCE = 20.0
 """Seconds: there are two other ways to find regions, so a service that fails is soon left."""
 
-_LIST_REGIONS_PAGE = 50
+_LIST_REGIONS_PAGE, _MOST_REGION_PAGES = 50, 20
+"""AWS has some forty regions: more pages than this are no list of them."""
+
+_PAGES_WITHOUT_NEWS = 100
+"""How many pages in a row of an organization may hold nothing that was not seen before. Empty ones
+are normal, and an organization may have thousands of full ones, so not all pages count."""
+
 _ENABLED = ("ENABLED", "ENABLED_BY_DEFAULT")
 
 
@@ -74,6 +80,7 @@ class Targets:
         self._caller = CallerCredentials(control.sdk)
         self._sources: dict[str, CredentialSource] = {}
         self._identity: Identity | None = None
+        self._told: set[str] = set()
 
     def _access(self, account_id: str, source: CredentialSource, give_up_after: float) -> Access:
         patience = Patience(give_up_after, self._client.clock)
@@ -163,21 +170,30 @@ class Targets:
     async def _pages(
         self, access: Access, operation: str, items: str, **params: str
     ) -> AsyncIterator[dict[str, str]]:
+        """Everything on all pages that has an id, once."""
         token: str | None = None
-        seen: set[str] = set()
-        while True:
+        tokens: set[str] = set()
+        ids: set[str] = set()
+        without_news = 0
+        while without_news <= _PAGES_WITHOUT_NEWS:
             page = {**params, "NextToken": token} if token else dict(params)
             answer = await self._client.built(
                 access, "organizations", operation, page, required=(items,)
             )
+            without_news += 1
             for item in answer[items]:
-                yield item
+                item_id = _member(operation, item, "Id")
+                if item_id not in ids:
+                    ids.add(item_id)
+                    without_news = 0
+                    yield item
             token = answer.get("NextToken")
             if not token:
                 return
-            if token in seen:
+            if token in tokens:
                 raise RejectedError(operation, "RepeatedToken", "the same page came twice")
-            seen.add(token)
+            tokens.add(token)
+        raise RejectedError(operation, "EndlessList", "page after page brings nothing new")
 
     def credentials(self, account: Account) -> CredentialSource:
         """The one source of an account's keys, shared by all its regions."""
@@ -254,6 +270,10 @@ class Targets:
             if region in with_service or region not in known
         ]
 
+    def called_enabled(self, target: Target) -> bool:
+        """Whether AWS itself has said that the target's region is enabled for its account."""
+        return target.account.id in self._told
+
     async def service_regions(self) -> list[str]:
         """Regions of the caller's partition that the SDK knows the table's service in."""
         partition = (await self.identity()).partition
@@ -265,9 +285,12 @@ class Targets:
         refusals = []
         for ask in (self._list_regions, self._describe_regions):
             try:
-                return sorted(await ask(access))
+                regions = sorted(set(await ask(access)))
             except CallError as error:
                 refusals.append(f"{error.operation} ({error.code})")
+            else:
+                self._told.add(account.id)
+                return regions
         self._observe(
             Warned(
                 f"The enabled regions could not be read by {' or '.join(refusals)}: "
@@ -280,7 +303,7 @@ class Targets:
     async def _list_regions(self, access: Access) -> list[str]:
         regions: list[str] = []
         token: str | None = None
-        while True:
+        for _ in range(_MOST_REGION_PAGES):
             params = {"MaxResults": _LIST_REGIONS_PAGE, "RegionOptStatusContains": list(_ENABLED)}
             if token:
                 params["NextToken"] = token
@@ -288,7 +311,7 @@ class Targets:
                 access, "account", "ListRegions", params, required=("Regions",)
             )
             regions += [
-                item["RegionName"]
+                _member("ListRegions", item, "RegionName")
                 for item in answer["Regions"]
                 if item.get("RegionOptStatus") in _ENABLED
             ]
@@ -297,13 +320,14 @@ class Targets:
                 return regions
             if token == previous:
                 raise RejectedError("ListRegions", "RepeatedToken", "the same page came twice")
+        raise RejectedError("ListRegions", "EndlessList", "the NextTokens never end")
 
     async def _describe_regions(self, access: Access) -> list[str]:
         answer = await self._client.built(
             access, "ec2", "DescribeRegions", {}, required=("Regions",)
         )
         return [
-            item["RegionName"]
+            _member("DescribeRegions", item, "RegionName")
             for item in answer["Regions"]
             if item.get("OptInStatus") != "not-opted-in"
         ]
@@ -319,6 +343,14 @@ class Targets:
                         f"The SDK knows no {self._table.service} in {region}{hint}", region=region
                     )
                 )
+
+
+def _member(operation: str, item: dict[str, str], name: str) -> str:
+    """The member that an item is known by. Raises RejectedError where it has none."""
+    value = item.get(name)
+    if not value:
+        raise RejectedError(operation, "UnreadableAnswer", f"an item has no {name}")
+    return value
 
 
 def _add_active(found: dict[str, str], member: dict[str, str]) -> None:

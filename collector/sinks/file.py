@@ -306,7 +306,7 @@ class FileSink:
             os.ftruncate(self._check_open(), self._flushed)
         if not self._written or (self._broken and not self._flushed):
             self._partial.unlink(missing_ok=True)
-            return None
+            return f"{self._path} stays as it was" if self._path.exists() else None
         return f"What was read is in {self._partial}, not whole"
 
     def _rename(self) -> None:
