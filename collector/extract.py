@@ -483,7 +483,8 @@ class TargetCrawl:
             self._bulk_failures = 0
         except CollectorError as error:
             # A refusal will be repeated; after a fault, the next page asks once more.
-            self._bulk_failures += 1 if isinstance(error, ThrottledError | TransientError) else 2
+            passing = isinstance(error, ThrottledError | TransientError | NotEnabledError)
+            self._bulk_failures += 1 if passing else 2
             self._warn(
                 f"Tags are read one job at a time, since tag:GetResources failed ({_kind(error)})"
             )

@@ -338,3 +338,38 @@ async def test_memory_does_not_grow_with_the_list():
             break
     assert seen == 100_000
     assert most <= 10 * PAGE
+
+
+async def test_pages_that_a_filter_empties_are_sifted_here_when_tokens_run_out():
+    """With a status filter, empty pages and tokens that die, no time shows where to go on.
+
+    The filter is dropped then, and applied here: each job of the status comes once.
+    """
+    service = Filtering([(1000.0 + n, f"arn:aws:x:job/{n}") for n in range(60)])
+    listing = Listing(TABLE, service, status="Failed")
+    jobs = [job async for page in listing for job in page]
+    assert [job.arn for job in jobs] == [arn for created, arn in service.jobs if created == 1059.0]
+    assert {job.status for job in jobs} == {"Failed"}
+
+
+class Filtering(Service):
+    """Only the last job is Failed; a filter empties the pages of others; a chain has two tokens."""
+
+    async def __call__(self, params: dict[str, Any]) -> dict[str, Any]:
+        wanted = params.get("StatusEquals")
+        if "NextToken" in params and params["NextToken"].endswith("!!"):
+            raise RejectedError("ListTrainingJobs", "ValidationException", "Invalid token")
+        plain = {name: value for name, value in params.items() if name != "StatusEquals"}
+        marks = plain.get("NextToken", "").count("!")
+        if "NextToken" in plain:
+            plain["NextToken"] = plain["NextToken"].rstrip("!")
+        answer = await super().__call__(plain)
+        for item in answer[TABLE.list.items]:
+            item["TrainingJobStatus"] = "Failed" if item["CreationTime"] == 1059.0 else "Completed"
+        if wanted:
+            answer[TABLE.list.items] = [
+                item for item in answer[TABLE.list.items] if item["TrainingJobStatus"] == wanted
+            ]
+        if "NextToken" in answer:
+            answer["NextToken"] += "!" * (marks + 1)
+        return answer
