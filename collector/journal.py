@@ -114,6 +114,7 @@ class Journal:
         self._bytes = 0
         self._position: Position | None = None
         self._replayed: list[Event] = []
+        self._ready = False
         self._changed = False
         self._finished = False
         self._began = self._saved = clock()
@@ -135,6 +136,9 @@ class Journal:
         past = self._state.run
         if past is not None and past.delivered and ended:
             self._leave(past.done)
+            await self._write(self._state)
+        await self._store.begin()
+        self._ready = True
 
     # What the sink and the crawl are to begin with.
 
@@ -320,7 +324,7 @@ class Journal:
 
     async def save(self, position: Position | None, *, delivered: bool = False) -> None:
         """Write down how far the run is; ``position`` is where its sink would go on."""
-        if self._store is None or self._finished:
+        if not self._ready or self._finished:
             return
         self._position = position
         run = UnfinishedRun(

@@ -175,11 +175,13 @@ class Collector:
         self._crawl: Crawl | None = None
         self._task: asyncio.Task[Any] | None = None
         self._records: Records | None = None
+        self._entered = False
         self._halted = False
         self._cut = False
         self._failure: str | None = None
 
     async def __aenter__(self) -> Self:
+        self._entered = True
         return self
 
     async def __aexit__(
@@ -226,15 +228,23 @@ class Collector:
         once, and what `records` raises. The sink's records are whole under their final name only
         if this returns and the run was not stopped.
         """
-        sink = open_sink(self._settings.sink)
+        try:
+            await self._run(open_sink(self._settings.sink))
+        finally:
+            if not self._entered:
+                await self._journal.close()
+        return self.report
+
+    async def _run(self, sink: Sink) -> None:
         self._task = asyncio.create_task(self._begin(self._settings.sink, sink))
         try:
             kept = await self._task
         except asyncio.CancelledError:
             if not self._cut:
                 raise
+            self._start_observed()
             self._observe(RunEnded(time.time(), "interrupted"))
-            return self.report
+            return
         whole = False
         try:
             if kept is Kept.WHOLE:
@@ -249,7 +259,6 @@ class Collector:
             if note:
                 self._observe(Warned(note))
         await self._finish()
-        return self.report
 
     async def _finish(self) -> None:
         """The run has ended by itself, and everything is where it should be."""
@@ -289,11 +298,14 @@ class Collector:
 
     def _replay(self) -> None:
         """The run had delivered everything and was cut off before it could say so."""
-        journal = self._journal
-        self._observe(RunStarted(journal.run_id, self._settings.table, journal.started_at))
-        for event in journal.replay():
+        self._start_observed()
+        for event in self._journal.replay():
             self._observe(event)
         self._observe(RunEnded(time.time()))
+
+    def _start_observed(self) -> None:
+        journal = self._journal
+        self._observe(RunStarted(journal.run_id, self._settings.table, journal.started_at))
 
     async def _crawl_into(self, sink: Sink) -> None:
         stream = _Stream()
@@ -329,6 +341,7 @@ class Collector:
         try:
             await self._begin(_CALLER, None)
         except BaseException as error:
+            self._start_observed()
             self._observe(RunEnded(time.time(), str(error) or "interrupted"))
             await stream.end()
             if isinstance(error, asyncio.CancelledError) and self._cut:

@@ -1,8 +1,8 @@
 """Where state is kept: a document, written whole or not at all, and a lease on it.
 
-One run at a time holds the lease, and says when it gives it back whether it has ended: nothing
-else comes after that, so a run that was killed at any moment before has not. In a folder the lease
-is a lock that the kernel drops with the process.
+One run at a time holds the lease, and says when it gives it back that it has ended: nothing else
+comes after that, so a run that was killed at any moment before has not. In a folder the lease is a
+lock that the kernel drops with the process.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ DOCUMENT, LEASE = "state.json", "lease.json"
 LEASE_LASTS, RENEW_EVERY, LOOK_EVERY = 20.0, 5.0, 1.0
 """Seconds: after which an unchanged lease counts as lost, and between two writes, two looks."""
 
+_LONGEST_LEASE = 512
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -49,6 +50,9 @@ class Store(Protocol):
     async def acquire(self) -> bool:
         """Take the lease, or say who holds it; whether the run that had it has ended."""
 
+    async def begin(self) -> None:
+        """From now on the lease says that its run has not ended, and no more that the last has."""
+
     async def load(self) -> bytes | None:
         """The document; None if there is none yet."""
 
@@ -56,7 +60,7 @@ class Store(Protocol):
         """Put ``data`` in the document's place; returns once it is durable."""
 
     async def release(self, *, ended: bool) -> None:
-        """Give the lease back; does nothing if it is not held."""
+        """Give the lease back; does nothing if it is not held. One not begun stays as it was."""
 
 
 def open_store(
@@ -93,6 +97,11 @@ def holder(now: float) -> dict[str, object]:
     return {"process": os.getpid(), "host": socket.gethostname(), "since": since}
 
 
+def _has_ended(lease: Any) -> bool:
+    """Whether the run that a lease speaks of has ended; there was none where there is no lease."""
+    return not isinstance(lease, dict) or lease.get("ended") is True
+
+
 def _parsed(data: bytes) -> Any:
     try:
         return orjson.loads(data)
@@ -119,6 +128,7 @@ class FolderStore:
         self._document = folder / DOCUMENT
         self._now = now
         self._lock: int | None = None
+        self._begun = False
         self._saving = threading.Lock()
 
     @property
@@ -130,18 +140,32 @@ class FolderStore:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self._folder / LEASE, os.O_RDWR | os.O_CREAT, 0o666)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ended = os.fstat(self._lock).st_size == 0
-            lease = orjson.dumps(holder(self._now()))
-            os.pwrite(self._lock, lease, 0)
-            os.ftruncate(self._lock, len(lease))
+            lease = _parsed(os.pread(self._lock, _LONGEST_LEASE, 0))
         except BlockingIOError as error:
-            who = describe_holder(_parsed(os.pread(self._lock or 0, 4096, 0)))
+            who = describe_holder(_parsed(os.pread(self._lock or 0, _LONGEST_LEASE, 0)))
             self._drop()
             raise _in_use(str(self._folder), who) from error
         except OSError as error:
             self._drop()
             raise _cannot(str(self._folder), "used", error.strerror) from error
+        ended = _has_ended(lease)
+        self._write_lease({**holder(self._now()), "ended": ended})
         return ended
+
+    async def begin(self) -> None:
+        self._begun = True
+        self._write_lease({**holder(self._now()), "ended": False})
+
+    def _write_lease(self, lease: dict[str, object]) -> None:
+        if self._lock is None:
+            return
+        # Of one length, so that it can be written over at once, also on a full disk.
+        data = orjson.dumps(lease).ljust(_LONGEST_LEASE)
+        try:
+            os.pwrite(self._lock, data, 0)
+            os.fsync(self._lock)
+        except OSError as error:
+            raise _cannot(str(self._folder), "written", error.strerror) from error
 
     def _drop(self) -> None:
         if self._lock is not None:
@@ -170,10 +194,11 @@ class FolderStore:
                 raise _cannot(str(self._folder), "written", error.strerror) from error
 
     async def release(self, *, ended: bool) -> None:
-        if self._lock is not None and ended:
-            os.ftruncate(self._lock, 0)
-            os.fsync(self._lock)
-        self._drop()
+        try:
+            if self._begun and ended:
+                self._write_lease({**holder(self._now()), "ended": True})
+        finally:
+            self._drop()
 
 
 class BucketStore:
@@ -206,6 +231,7 @@ class BucketStore:
         self._bucket: ObjectStore | None = None
         self._versions: dict[str, UpdateVersion] = {}
         self._lease: dict[str, object] = {}
+        self._begun = False
         self._renewing: asyncio.Task[None] | None = None
 
     @property
@@ -217,9 +243,9 @@ class BucketStore:
         found = _parsed(await self._get(LEASE) or b"null")
         if isinstance(found, dict) and found.get("held"):
             await self._wait_for(found)
-        ended = not isinstance(found, dict) or found.get("ended") is True
+        ended = _has_ended(found)
         token = token_hex(8)  # no other run writes an equal lease
-        self._lease = {"held": True, "ended": False, **holder(self._now()), "token": token}
+        self._lease = {"held": True, "ended": ended, **holder(self._now()), "token": token}
         try:
             await self._put_lease()
         except objects.TAKEN as error:
@@ -229,6 +255,11 @@ class BucketStore:
             raise self._cannot("written", error) from error
         self._renewing = asyncio.create_task(self._renew())
         return ended
+
+    async def begin(self) -> None:
+        self._begun = True
+        self._lease["ended"] = False
+        await self._save(LEASE, orjson.dumps(self._lease))
 
     async def _wait_for(self, lease: Any) -> None:
         """Return once the holder of a lease is seen to be gone. Raises StateError if it is not."""
@@ -259,8 +290,11 @@ class BucketStore:
         return await self._get(DOCUMENT)
 
     async def save(self, data: bytes) -> None:
+        await self._save(DOCUMENT, data)
+
+    async def _save(self, kind: str, data: bytes) -> None:
         try:
-            await self._put(DOCUMENT, data)
+            await self._put(kind, data)
         except objects.TAKEN as error:
             raise StateError(
                 f"The state in {self._place} was taken over by another run, since this one gave "
@@ -275,7 +309,9 @@ class BucketStore:
             return
         renewing.cancel()
         await asyncio.gather(renewing, return_exceptions=True)
-        self._lease.update(held=False, ended=ended)
+        self._lease["held"] = False
+        if self._begun:
+            self._lease["ended"] = ended
         try:
             await self._put_lease()
         except objects.TAKEN:

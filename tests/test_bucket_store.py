@@ -84,11 +84,24 @@ async def test_a_lease_given_back_is_taken_at_once(bucket, clock, ended):
     """The next one need not wait, and learns whether the run had ended."""
     first, second = opened(bucket, clock), opened(bucket, clock)
     await first.acquire()
+    await first.begin()
     await first.release(ended=ended)
     before = clock()
     assert await second.acquire() is ended
     assert clock() == before
     await second.release(ended=True)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_lease_that_was_not_begun_stays_as_it_was(bucket, clock, ended):
+    """Who takes the lease and finds that it cannot begin leaves what was known of the last run."""
+    first, second = opened(bucket, clock), opened(bucket, clock)
+    await first.acquire()
+    await first.begin()
+    await first.release(ended=ended)
+    assert await second.acquire() is ended
+    await second.release(ended=False)
+    assert await opened(bucket, clock).acquire() is ended
 
 
 async def test_a_living_holder_is_named(bucket, clock):
@@ -113,6 +126,7 @@ async def test_the_lease_of_a_dead_holder_runs_out(bucket, clock):
     first = opened(bucket, clock)
     await first.acquire()
     await first.load()
+    await first.begin()
     await first.save(b"one")
     die(first)
     second = opened(bucket, clock)
@@ -229,6 +243,7 @@ async def test_s3_keeps_a_document(s3):
     first, second = (open_store(uri, "table", settings) for _ in range(2))
     assert await first.acquire() is True
     await first.load()
+    await first.begin()
     await first.save(b"one")
     await first.release(ended=False)
     assert await second.acquire() is False
