@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         CredentialsError,
         DiscoveryError,
         SinkError,
+        StateError,
     )
     from collector.pipeline import Collector, collect
     from collector.settings import Settings
@@ -36,6 +37,7 @@ __all__ = [
     "DiscoveryError",
     "Settings",
     "SinkError",
+    "StateError",
     "collect",
 ]
 
