@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,11 +17,16 @@ SCOPE = ("111111111111", "us-east-1", "DescribeTrainingJob")
 
 @dataclass
 class Bucket:
-    """A service that serves ``rate(now)`` calls a second after a burst."""
+    """A service that serves ``rate(now)`` calls a second after a burst.
+
+    From ``outage[0]`` to ``outage[1]`` it refuses all, and at any time a share ``chance`` of calls.
+    """
 
     clock: Callable[[], float]
     rate: Callable[[float], float]
     burst: float
+    chance: float = 0.0
+    outage: tuple[float, float] = (0.0, 0.0)
     tokens: float = 0.0
     since: float = 0.0
     served: list[float] = field(default_factory=list)
@@ -28,12 +34,14 @@ class Bucket:
 
     def __post_init__(self) -> None:
         self.tokens = self.burst
+        self.random = random.Random(7)
 
     def ask(self) -> bool:
         now = self.clock()
         self.tokens = min(self.burst, self.tokens + (now - self.since) * self.rate(now))
         self.since = now
-        if self.tokens >= 1.0:
+        refuses = self.outage[0] <= now < self.outage[1] or self.random.random() < self.chance
+        if self.tokens >= 1.0 and not refuses:
             self.tokens -= 1.0
             self.served.append(now)
             return True
@@ -53,6 +61,22 @@ async def drive(clock: ManualClock, limit: Limit, bucket: Bucket, seconds: float
     while clock() < seconds:
         await limit.acquire()
         tell(limit, clock(), accepted=bucket.ask())
+
+
+async def crowd(
+    clock: ManualClock, limit: Limit, bucket: Bucket, seconds: float, latency: float = 0.05
+) -> None:
+    """Make calls that take ``latency`` seconds, up to 32 at a time."""
+
+    async def work() -> None:
+        while clock() < seconds:
+            await limit.acquire()
+            sent_at = clock()
+            accepted = bucket.ask()
+            await clock.sleep(latency)
+            tell(limit, sent_at, accepted=accepted)
+
+    await asyncio.gather(*(work() for _ in range(32)))
 
 
 def tell(limit: Limit, sent_at: float, *, accepted: bool) -> None:
@@ -81,15 +105,7 @@ async def test_the_limit_is_found_by_calls_that_take_time(clock):
     """The same with many calls under way, whose answers tell of the past."""
     limit, bucket = limit_of(clock), Bucket(clock, lambda _: 20.0, 40.0)
 
-    async def work() -> None:
-        while clock() < 300:
-            await limit.acquire()
-            sent_at = clock()
-            accepted = bucket.ask()
-            await clock.sleep(0.4)
-            tell(limit, sent_at, accepted=accepted)
-
-    await asyncio.gather(*(work() for _ in range(64)))
+    await crowd(clock, limit, bucket, 300, 0.4)
     assert bucket.per_second(60, 300) == pytest.approx(20.0, rel=0.15)
     assert len(bucket.refused) < 0.05 * bucket.asked
 
@@ -224,7 +240,8 @@ async def test_scopes_have_limits_of_their_own(clock):
     other = limits.of(("222222222222", *SCOPE[1:]))
     listing = limits.of((*SCOPE[:2], "ListTrainingJobs"))
     before = other.rate
-    tell(limits.of(SCOPE), clock(), accepted=False)
+    for _ in range(2):  # the first may be chance
+        tell(limits.of(SCOPE), clock(), accepted=False)
     assert limits.of(SCOPE).rate < before == other.rate
     assert listing.rate == 2.0
     assert limits.of(SCOPE) is limits.of(SCOPE)
@@ -277,3 +294,124 @@ async def test_headroom_follows_a_limit_that_has_risen(clock):
     await drive(clock, limit_of(clock, headroom=0.5), bucket, 900)
     rates = sorted(bucket.per_second(at, at + 5) for at in range(600, 900, 5))
     assert rates[len(rates) // 2] == pytest.approx(20, rel=0.1)
+
+
+@pytest.mark.parametrize("latency", [0.02, 0.2])
+@pytest.mark.parametrize("seconds", [1.0, 10.0])
+@pytest.mark.parametrize("rate", [5.0, 20.0, 100.0])
+async def test_a_total_outage_costs_seconds(clock, rate, seconds, latency):
+    """Four seconds after everything was refused, calls go out as fast as before."""
+    end = 60 + seconds
+    bucket = Bucket(clock, lambda _: rate, 2 * rate, outage=(60, end))
+    await crowd(clock, limit_of(clock), bucket, end + 8, latency)
+    assert bucket.per_second(end + 4, end + 8) >= 0.8 * rate
+    assert len([at for at in bucket.refused if 60 < at < end]) < 10 + 2 * (seconds + rate * latency)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.3, 1.0, 5.0])
+@pytest.mark.parametrize("seconds", [1.0, 10.0])
+async def test_an_outage_of_an_unmet_limit_costs_seconds(clock, start, seconds):
+    """Where no limit had been met before it, the search for one goes on after an outage."""
+    end = start + seconds
+    limit, bucket = limit_of(clock), Bucket(clock, lambda _: 1e6, 1e6, outage=(start, end))
+    await crowd(clock, limit, bucket, end + 7)
+    assert bucket.per_second(end + 4, end + 5) >= 20
+    assert bucket.per_second(end + 6, end + 7) > 1.3 * bucket.per_second(end + 4, end + 5)
+    assert limit.measured is None
+
+
+async def test_refusals_by_chance_do_not_stop_growth(clock):
+    """A service without a limit that refuses every fiftieth call is still used by all workers."""
+    bucket = Bucket(clock, lambda _: 1e6, 1e6, chance=0.02)
+    await crowd(clock, limit_of(clock), bucket, 90, 0.2)
+    assert bucket.per_second(60, 90) > 0.8 * 32 / 0.2
+
+
+async def test_refusals_by_chance_hide_no_limit(clock):
+    """With such refusals on top of a limit, the limit is used and not run into all the time."""
+    bucket = Bucket(clock, lambda _: 20.0, 40.0, chance=0.02)
+    await crowd(clock, limit_of(clock), bucket, 300)
+    assert bucket.per_second(60, 300) > 0.7 * 20
+    assert len(bucket.refused) < 0.06 * bucket.asked
+
+
+async def test_refusals_by_chance_leave_headroom_alone(clock):
+    """The share that is kept to shrinks little by refusals that come by chance."""
+    bucket = Bucket(clock, lambda _: 20.0, 40.0, chance=0.02)
+    await drive(clock, limit_of(clock, headroom=0.5), bucket, 280)
+    assert 0.7 * 10 < bucket.per_second(60, 280) < 1.15 * 10
+
+
+async def test_one_refusal_of_the_first_calls_is_let_pass(clock):
+    """The search goes on after one refusal at its start, and ends with the second."""
+    limit = limit_of(clock)
+    for accepted in (True, False, True):
+        await limit.acquire()
+        tell(limit, clock(), accepted=accepted)
+    assert limit.rate >= 20
+    await limit.acquire()
+    tell(limit, clock(), accepted=False)
+    assert limit.rate < 20
+
+
+async def test_an_expected_rate_is_where_the_search_starts(clock):
+    """A rate of an earlier run is the first pace; it is used once, and is no finding of this."""
+    limits = Limits(clock=clock, sleep=clock.sleep, caps={"ListTags": 3.0})
+    limits.expect(SCOPE, 70.0)
+    limits.expect((*SCOPE[:2], "ListTags"), 70.0)
+    limits.expect((*SCOPE[:2], "ListTrainingJobs"), 0.01)
+    first = limits.of(SCOPE)
+    assert (first.rate, first.measured) == (70.0, None)
+    assert limits.of((*SCOPE[:2], "ListTags")).rate == 3.0
+    assert limits.of((*SCOPE[:2], "ListTrainingJobs")).rate == 2.0
+    assert limits.of(("222222222222", *SCOPE[1:])).rate == 20.0
+    await drive(clock, first, Bucket(clock, lambda _: 1e6, 1e6), 2)
+    assert first.rate > 100
+    limits.forget(*SCOPE[:2], (SCOPE[2],))
+    assert limits.of(SCOPE).rate == 20.0
+
+
+async def test_an_expected_rate_is_forgotten_with_its_target(clock):
+    """A rate that was never used does not outlive the target it was for."""
+    limits = Limits(clock=clock, sleep=clock.sleep, caps={})
+    other = ("222222222222", *SCOPE[1:])
+    limits.expect(SCOPE, 70.0)
+    limits.expect(other, 60.0)
+    assert limits.forget(*SCOPE[:2], (SCOPE[2],)) == {}
+    assert limits.of(SCOPE).rate == 20.0
+    assert limits.of(other).rate == 60.0
+
+
+async def test_an_expected_rate_that_is_too_high_is_corrected(clock):
+    """A limit that has fallen since the earlier run is found all the same."""
+    limit = Limit(clock=clock, sleep=clock.sleep, pace=200.0)
+    bucket = Bucket(clock, lambda _: 20.0, 40.0)
+    await crowd(clock, limit, bucket, 60)
+    assert bucket.per_second(5, 60) == pytest.approx(20, rel=0.1)
+    assert len(bucket.refused) < 0.04 * bucket.asked
+
+
+async def test_measured_is_what_refusals_have_shown(clock):
+    """Only a limit that was met and measured has a rate, by operation, in two digits."""
+    limits = Limits(clock=clock, sleep=clock.sleep, caps={})
+    unmet = limits.of((*SCOPE[:2], "ListTags"))
+    await drive(clock, unmet, Bucket(clock, lambda _: 1e6, 1e6), 5)
+    await drive(clock, limits.of(SCOPE), Bucket(clock, lambda _: 20.0, 20.0), 60)
+    operations = (SCOPE[2], "ListTags", "ListTrainingJobs")
+    found = limits.measured(*SCOPE[:2], operations)
+    assert found == {SCOPE[2]: pytest.approx(20, rel=0.05)}
+    assert found[SCOPE[2]] == round(found[SCOPE[2]], 2)
+    assert limits.measured("222222222222", SCOPE[1], operations) == {}
+    assert limits.forget(*SCOPE[:2], operations).keys() == {SCOPE[2], "ListTags"}
+    assert limits.measured(*SCOPE[:2], operations) == {}
+
+
+async def test_an_outage_is_not_measured(clock):
+    """In an outage and just after it, nothing low passes for the limit."""
+    bucket, limit = Bucket(clock, lambda _: 20.0, 40.0, outage=(60, 65)), limit_of(clock)
+    rates = []
+    for second in range(60, 75):
+        await drive(clock, limit, bucket, second)
+        rates.append(limit.measured)
+    assert None in rates
+    assert all(rate is None or rate > 15 for rate in rates)

@@ -24,8 +24,9 @@ Rate = Callable[[float], float]
 class Case:
     """``rate(t)`` tokens a second, ``burst`` at most; ``calls`` to make, ``latency`` seconds.
 
-    Nothing is sent from ``idle[0]`` to ``idle[1]`` seconds; a share ``chance`` of calls is refused
-    whatever the rate.
+    Nothing is sent from ``idle[0]`` to ``idle[1]`` seconds, and all that is sent from
+    ``outage[0]`` to ``outage[1]`` is refused; a share ``chance`` of calls is refused whatever the
+    rate.
     """
 
     name: str
@@ -34,11 +35,14 @@ class Case:
     calls: int
     latency: float = 0.05
     idle: tuple[float, float] = (0.0, 0.0)
+    outage: tuple[float, float] = (0.0, 0.0)
     chance: float = 0.0
 
 
 class Aimd:
     """Additive increase (2 a second), multiplicative decrease (0.7)."""
+
+    measured: float | None = None
 
     def __init__(self, now: float) -> None:
         self._rate, self._at, self._cut = 20.0, now, now
@@ -57,6 +61,8 @@ class Aimd:
 
 class Cubic:
     """CUBIC in seconds, with the constants of botocore's adaptive mode (0.7 and 0.4)."""
+
+    measured: float | None = None
 
     def __init__(self, now: float) -> None:
         self._max, self._at, self._low = 0.0, now, 20.0
@@ -85,7 +91,7 @@ def least_time(case: Case, step: float = 0.01) -> float:
     while left > 0:
         tokens = min(tokens + case.rate(now) * step, case.burst + case.rate(now) * step)
         now += step
-        if not case.idle[0] <= now < case.idle[1]:
+        if not any(start <= now < end for start, end in (case.idle, case.outage)):
             left -= tokens
             tokens = 0.0
     return now
@@ -114,6 +120,7 @@ def simulate(law: Law, case: Case, seed: int = 0) -> tuple[float, float]:
                 tokens = min(case.burst, tokens + (now - filled) * case.rate(now))
                 filled = now
                 allowed = tokens >= 1.0 and rng.random() >= case.chance
+                allowed = allowed and not case.outage[0] <= now < case.outage[1]
                 tokens -= 1.0 if allowed else 0.0
                 back = now + case.latency * rng.uniform(0.6, 1.4)
                 heapq.heappush(events, (back, next(order), "ok" if allowed else "refused", now))
@@ -155,6 +162,9 @@ CASES = (
     Case("20/s, burst 2, 2000 calls", steps((0, 20)), 2, 2000),
     Case("20/s, idle from 20 s to 320 s", steps((0, 20)), 40, 2000, idle=(20, 320)),
     Case("20/s, 0.1/s from 30 s to 60 s", steps((0, 20), (30, 0.1), (60, 20)), 20, 3000),
+    Case("20/s, all refused 30 s to 40 s", steps((0, 20)), 40, 2000, outage=(30, 40)),
+    Case("20/s, all refused 1 s to 2 s, 200 calls", steps((0, 20)), 40, 200, outage=(1, 2)),
+    Case("100/s, 2 % refused by chance", steps((0, 100)), 100, 10000, chance=0.02),
     Case("100/s, 5 % refused by chance", steps((0, 100)), 100, 2000, chance=0.05),
     Case("20/s, 18 after 30 s", steps((0, 20), (30, 18)), 20, 2500),
     Case("20/s, doubled at 30 s", steps((0, 20), (30, 40)), 20, 2500),
