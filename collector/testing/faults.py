@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 
 SCALE = 2**32
 
-DEALT = ("error_500", "error_503", "reset", "truncated", "garbage", "emptied", "hang")
+DEALT = (
+    "error_500",
+    "error_503",
+    "reset",
+    "truncated",
+    "garbage",
+    "emptied",
+    "hang",
+    "dribble",
+)
 """Faults of a whole answer, in the order in which they are drawn."""
 
 
@@ -29,6 +38,8 @@ class Faults:
         Status 200 with no body at all.
     hang
         No answer for ``hang_seconds``, then a closed connection.
+    dribble
+        The whole answer, but each byte ``dribble_seconds`` after the last.
     empty_pages
         A page of a list without items but with a NextToken.
     token_calls
@@ -48,6 +59,8 @@ class Faults:
     emptied: float = 0.0
     hang: float = 0.0
     hang_seconds: float = 30.0
+    dribble: float = 0.0
+    dribble_seconds: float = 1.0
     empty_pages: float = 0.0
     token_calls: int | None = None
     vanish: float = 0.0

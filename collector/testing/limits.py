@@ -12,18 +12,19 @@ Rate = tuple[float, float] | None
 class Limits:
     """Rates by operation name; ``"*"`` stands for every operation that is not named.
 
+    A rate under (region, operation) is that region's own, in place of the one for all.
     ``http_429`` is the share of refusals that come as HTTP 429 TooManyRequestsException in place
     of the service's own throttling error. Rates may be changed while the server runs.
     """
 
     def __init__(
         self,
-        rates: Mapping[str, Rate] | None = None,
+        rates: Mapping[str | tuple[str, str], Rate] | None = None,
         *,
         http_429: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self._rates: dict[str, Rate] = dict(rates or {})
+        self._rates: dict[str | tuple[str, str], Rate] = dict(rates or {})
         self._buckets: dict[tuple[str, str, str], tuple[float, float]] = {}
         self._rng = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self.http_429 = http_429
@@ -35,12 +36,15 @@ class Limits:
         """
         self._rates[operation] = None if rate is None else (rate, burst or max(rate, 1.0))
 
-    def rate(self, operation: str) -> Rate:
-        return self._rates[operation] if operation in self._rates else self._rates.get("*")
+    def rate(self, operation: str, region: str = "") -> Rate:
+        for key in ((region, operation), operation):
+            if key in self._rates:
+                return self._rates[key]
+        return self._rates.get("*")
 
     def admit(self, key: tuple[str, str, str], clock: Callable[[], float]) -> bool:
         """Whether a call of ``key`` (account, region, operation) may pass now."""
-        rate = self.rate(key[2])
+        rate = self.rate(key[2], key[1])
         if rate is None:
             return True
         per_second, burst = rate

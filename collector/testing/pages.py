@@ -31,7 +31,7 @@ def position(
     if not hmac.compare_digest(raw[:16], _mac(call, raw[16:])):
         raise AwsError(code, f"Invalid {param}: it does not belong to this request.")
     place, calls = orjson.loads(raw[16:])
-    if world.faults.expired(call.operation, calls):
+    if world.faults_in(call.region).expired(call.operation, calls):
         world.faults_dealt["token_calls"] += 1
         raise AwsError(code, f"The provided {param} has expired or is invalid.")
     return place, calls
@@ -56,7 +56,7 @@ def page(
     """One page of ``items`` under ``name``; the token counts items."""
     start, calls = position(world, call, param=param, code=code)
     start = start or 0
-    if world.faults.empties(call.operation) and items:
+    if world.faults_in(call.region).empties(call.operation) and items:
         world.faults_dealt["empty_pages"] += 1
         return {name: [], param: token(call, start, calls + 1)}
     answer: Wire = {name: list(items[start : start + size])}

@@ -48,7 +48,7 @@ def list_training_jobs(world: World, call: Call) -> Wire:
     params = call.params
     check(params, _LIST)
     place, calls = pages.position(world, call)
-    if world.faults.empties(call.operation):
+    if world.faults_in(call.region).empties(call.operation):
         world.faults_dealt["empty_pages"] += 1
         return {"TrainingJobSummaries": [], "NextToken": pages.token(call, place, calls + 1)}
     size = params.get("MaxResults", 10)

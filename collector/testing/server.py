@@ -8,14 +8,14 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import formatdate
 from typing import Any, Self
 
 from aiohttp import web
 
-from collector.testing import protocols
+from collector.testing import protocols, sigv4
 from collector.testing.estate import Estate
 from collector.testing.faults import Faults
 from collector.testing.gate import Gate
@@ -43,12 +43,13 @@ class FakeAws(World):
     ``url`` is the endpoint of every service; which one is meant shows in the request. Callers are
     told apart by their access keys, see ``credentials_for``. ``clock`` gives epoch seconds, for
     the Date header, signatures, expiry and rates; ``latency`` is in seconds, waited for before
-    each answer with ``sleep``. ``denied``, ``not_enabled`` and what follows are as in Policy.
+    each answer with ``sleep``. ``regional_faults`` are those of some regions, in place of
+    ``faults``. ``denied``, ``not_enabled`` and what follows are as in Policy.
 
-    While it runs, ``limits``, ``faults`` and ``policy`` may be changed, and these tell what went
-    on: ``calls`` by operation, ``calls_by`` and ``throttled`` by (account, region, operation),
-    ``faults_dealt`` by name, ``vanished`` jobs, ``assumed`` roles, ``requests`` (operation,
-    account, region, parameters; the last 10,000), ``max_in_flight``.
+    While it runs, ``limits``, ``faults``, ``regional_faults`` and ``policy`` may be changed, and
+    these tell what went on: ``calls`` by operation, ``calls_by`` and ``throttled`` by (account,
+    region, operation), ``faults_dealt`` by name, ``vanished`` jobs, ``assumed`` roles, ``requests``
+    (operation, account, region, parameters; the last 10,000), ``max_in_flight``.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class FakeAws(World):
         *,
         limits: Limits | None = None,
         faults: Faults | None = None,
+        regional_faults: Mapping[str, Faults] | None = None,
         latency: float = 0.0,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -83,7 +85,12 @@ class FakeAws(World):
             organization=organization,
         )
         super().__init__(
-            estate or Estate.generate(), limits=limits, faults=faults, policy=policy, clock=clock
+            estate or Estate.generate(),
+            limits=limits,
+            faults=faults,
+            regional_faults=regional_faults,
+            policy=policy,
+            clock=clock,
         )
         self.latency = latency
         self.url = ""
@@ -146,9 +153,10 @@ class FakeAws(World):
         path, _, query = request.raw_path.partition("?")
         asked = protocols.read(path, query, request.headers, body)
         self.calls[asked.operation] += 1
-        fault = self.faults.draw(asked.operation)
+        faults = self._faults_of(request)
+        fault = faults.draw(asked.operation)
         if fault in _CUT:
-            return await self._hang_up(request, fault)
+            return await self._hang_up(request, faults, fault)
         if fault in {"garbage", "emptied"}:
             self.faults_dealt[fault] += 1
             kind = "text/html" if fault == "garbage" else "application/x-amz-json-1.1"
@@ -164,6 +172,8 @@ class FakeAws(World):
         content, headers["Content-Type"] = protocols.answer(asked, result, request_id)
         if fault == "truncated":
             return await self._truncate(request, content, headers)
+        if fault == "dribble":
+            return await self._dribble(request, faults, content, headers)
         return web.Response(body=content, headers=headers)
 
     def _dispatch(self, asked: Asked, who: Any, region: str, fault: str | None) -> Any:
@@ -182,10 +192,19 @@ class FakeAws(World):
         self._gate.authorize(call)
         return handler(self, call)
 
-    async def _hang_up(self, request: web.BaseRequest, fault: str) -> web.StreamResponse:
+    def _faults_of(self, request: web.BaseRequest) -> Faults:
+        """The faults of the region that a request is signed for."""
+        if not self.regional_faults:
+            return self.faults
+        auth = sigv4.parse(request.headers.get("authorization", ""))
+        return self.faults_in(auth.region) if auth else self.faults
+
+    async def _hang_up(
+        self, request: web.BaseRequest, faults: Faults, fault: str
+    ) -> web.StreamResponse:
         self.faults_dealt[fault] += 1
         if fault == "hang":
-            await self._sleep(self.faults.hang_seconds)
+            await self._sleep(faults.hang_seconds)
         transport = request.transport
         if transport is not None:
             sock = transport.get_extra_info("socket")
@@ -204,6 +223,17 @@ class FakeAws(World):
         await response.write(content[: len(content) // 2])
         if request.transport is not None:
             request.transport.close()
+        return response
+
+    async def _dribble(
+        self, request: web.BaseRequest, faults: Faults, content: bytes, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        self.faults_dealt["dribble"] += 1
+        response = web.StreamResponse(headers=headers | {"Content-Length": str(len(content))})
+        await response.prepare(request)
+        for number in range(len(content)):
+            await response.write(content[number : number + 1])
+            await self._sleep(faults.dribble_seconds)
         return response
 
     def _http_date(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,12 +97,14 @@ class World:
         *,
         limits: Limits | None = None,
         faults: Faults | None = None,
+        regional_faults: Mapping[str, Faults] | None = None,
         policy: Policy | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.estate = estate
         self.limits = limits or Limits()
         self.faults = faults or Faults()
+        self.regional_faults = dict(regional_faults or {})
         self.policy = policy or Policy()
         self.clock = clock
         self.calls: Counter[str] = Counter()
@@ -123,6 +125,10 @@ class World:
         """Take back ``revoke``."""
         self.policy.revoked.discard(account)
 
+    def faults_in(self, region: str) -> Faults:
+        """What goes wrong in ``region``: its own faults, or else those of all."""
+        return self.regional_faults.get(region, self.faults)
+
     def is_gone(self, job: Job) -> bool:
         """Whether ``job`` has vanished since it was listed."""
         return bool(self._gone) and (job.arn, job.created) in self._gone
@@ -131,7 +137,7 @@ class World:
         """Whether ``job`` is gone by now: the ``vanish`` fault strikes on Describe."""
         if self.is_gone(job):
             return True
-        if not self.faults.takes(call.operation, f"{job.arn}/{job.created}"):
+        if not self.faults_in(call.region).takes(call.operation, f"{job.arn}/{job.created}"):
             return False
         self._gone.add((job.arn, job.created))
         self.vanished.add((call.account, call.region, job.name))

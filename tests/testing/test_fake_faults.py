@@ -88,6 +88,45 @@ async def test_a_hanging_call_is_cut_off_in_the_end():
             await call
 
 
+async def test_a_dribbling_answer_comes_byte_by_byte():
+    """Status and length come at once, the body a byte at a time, whole in the end."""
+    clock = ManualClock()
+    async with fake(Faults(dribble=1), sleep=clock.sleep) as aws:
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(aws.url, data=b"{}", headers=HEADERS) as response,
+        ):
+            assert response.status == 200
+            body = b""
+            while len(body) < response.content_length:
+                body += await response.content.readexactly(1)
+                assert not response.content.total_bytes > len(body)
+                await clock.until_asleep()
+                clock.advance(1)
+        assert orjson.loads(body)["TrainingJobSummaries"]
+        assert aws.faults_dealt == {"dribble": 1}
+
+
+async def test_faults_can_be_a_regions_own(connect: Connect):
+    """What is given for one region takes the place of the rest there, pages and jobs included."""
+    own = {REGION: Faults(vanish=1.0, empty_pages=1.0)}
+    async with FakeAws(Estate.generate(jobs=3), faults=Faults(), regional_faults=own) as aws:
+        for region, jobs in ((REGION, 0), ("us-east-1", 3)):
+            client = await connect(aws, region=region)
+            page = await client.list_training_jobs()
+            assert len(page["TrainingJobSummaries"]) == jobs
+        name = next(iter(aws.estate.jobs(ACCOUNT, "us-east-1")))
+        await client.describe_training_job(TrainingJobName=name)
+        client = await connect(aws)
+        name = next(iter(aws.estate.jobs(ACCOUNT, REGION)))
+        with pytest.raises(ClientError, match="not found"):
+            await client.describe_training_job(TrainingJobName=name)
+        aws.regional_faults = {REGION: Faults(error_503=1)}
+        with pytest.raises(ClientError, match="ServiceUnavailable"):
+            await client.describe_training_job(TrainingJobName=name)
+        assert aws.vanished == {(ACCOUNT, REGION, name)}
+
+
 async def test_faults_strike_at_their_rates_and_repeatably():
     """Two runs with one seed deal the same faults, at about the rates that were asked for."""
     seen = []

@@ -35,6 +35,16 @@ def test_buckets_are_apart_and_rates_can_change():
     assert all(limits.admit(KEY, clock) for _ in range(99))
 
 
+def test_a_region_can_have_a_rate_of_its_own():
+    """It goes before the rate for all regions, also where it is none at all."""
+    clock = ManualClock()
+    limits = Limits({"*": (1, 2), (REGION, "ListTags"): (1, 5), ("us-east-1", "ListTags"): None})
+    for region, admitted in ((REGION, 5), ("us-east-1", 9), ("us-west-2", 2)):
+        key = (ACCOUNT, region, "ListTags")
+        assert sum(limits.admit(key, clock) for _ in range(9)) == admitted
+    assert sum(limits.admit(KEY, clock) for _ in range(9)) == 2
+
+
 @pytest.mark.parametrize(
     ("service", "operation", "code", "status"),
     [
