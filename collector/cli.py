@@ -20,6 +20,7 @@ _CALLER = "000000000000"
 _FORMATS = ("json-schema", "arrow", "spark", "athena", "bigquery", "duckdb", "markdown")
 _NOT_IN_DEMO = ("accounts", "role_name", "external_id", "role_session_name", "include_ou",
                 "exclude_accounts", "regions", "profile", "endpoint_url", "table")  # fmt: skip
+_WHOLE = ("sink", "sink_header")
 _PLAN = ("table", "accounts", "role_name", "external_id", "role_session_name", "include_ou",
          "exclude_accounts", "regions", "profile", "endpoint_url", "max_in_flight", "log_level",
          "log_format", "connect_timeout", "read_timeout", "call_timeout")  # fmt: skip
@@ -97,7 +98,11 @@ def _flags(params: dict[str, Any]) -> dict[str, Any]:
     for name, value in params.items():
         if value is None or value == ():
             continue
-        flags[name] = ",".join(value) if isinstance(value, tuple) else value
+        if isinstance(value, tuple):
+            # URIs and headers may hold commas; what else is repeated may as well be a comma list.
+            flags[name] = list(value) if name in _WHOLE else ",".join(value)
+        else:
+            flags[name] = value
     return flags
 
 

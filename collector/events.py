@@ -110,6 +110,16 @@ class JobFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordRefused:
+    """``sink`` can never take the record of a job that was emitted: it is not in the output."""
+
+    target: Target
+    job: Job
+    sink: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class BytesDelivered:
     """``records`` records, ``count`` bytes of NDJSON, were taken by the sink."""
 
@@ -175,6 +185,7 @@ Event = (
     | JobEmitted
     | JobGone
     | JobFailed
+    | RecordRefused
     | BytesDelivered
     | SinkClosed
     | FieldsNoted

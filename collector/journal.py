@@ -119,6 +119,7 @@ class Journal:
         self._finished = False
         self._began = self._saved = clock()
         self._saving = 0.0
+        self._flush_every = 0.0
 
     @property
     def is_kept(self) -> bool:
@@ -153,8 +154,12 @@ class Journal:
         """Whether the run that was cut off had given everything to the sink."""
         return self._state.run is not None and self._state.run.delivered
 
-    def begin(self, kept: Kept) -> None:
-        """Go on with the run that was cut off, if its output is ``kept``; else leave it."""
+    def begin(self, kept: Kept, *, flush_every: float = 0.0) -> None:
+        """Go on with the run that was cut off, if its output is ``kept``; else leave it.
+
+        ``flush_every`` are seconds that there have to be between two checkpoints.
+        """
+        self._flush_every = flush_every
         past = self._state.run
         if past is None:
             return
@@ -320,7 +325,7 @@ class Journal:
     def _left(self) -> float:
         now = self._clock()
         interval = min(max(SHARE_AT_RISK * (now - self._began), LEAST_INTERVAL), MOST_INTERVAL)
-        return self._saved + max(interval, self._saving / MOST_SAVING) - now
+        return self._saved + max(interval, self._saving / MOST_SAVING, self._flush_every) - now
 
     async def save(self, position: Position | None, *, delivered: bool = False) -> None:
         """Write down how far the run is; ``position`` is where its sink would go on."""

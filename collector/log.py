@@ -106,7 +106,7 @@ class LogObserver:
         self._quiet = False
         self._run: events.RunStarted | None = None
 
-    def __call__(self, event: Event, /) -> None:
+    def __call__(self, event: Event, /) -> None:  # noqa: C901 - one flat match
         if self._quiet:
             return
         match event:
@@ -138,6 +138,10 @@ class LogObserver:
                         operation=event.operation,
                         error=event.error,
                     )
+            case events.RecordRefused():
+                self._log.warning(
+                    "record refused", arn=event.job.arn, sink=event.sink, error=event.why
+                )
             case events.Warned(message=message) if message not in self._warned:
                 self._warned.add(message)
                 place = {"account_id": event.account_id, "region": event.region}

@@ -13,6 +13,7 @@ from typing import Any
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _ACCOUNT_ID = re.compile(r"\d{12}")
 _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d+")
 
@@ -75,6 +76,25 @@ def parse_pairs(value: Any) -> Any:
         if not (equals and key.strip() and amount.strip()):
             raise ValueError(f"{item!r} is not of the form NAME=VALUE")
         pairs[key.strip()] = amount.strip()
+    return pairs
+
+
+def parse_uris(value: Any) -> Any:
+    """URIs from a list, or one a line: they may hold commas and blanks."""
+    return tuple(value.splitlines()) or ("",) if isinstance(value, str) else value
+
+
+def parse_headers(value: Any) -> Any:
+    """``NAME=VALUE`` items as a mapping; a value may hold commas."""
+    if isinstance(value, Mapping) or not isinstance(value, str | list | tuple):
+        return value
+    pairs = {}
+    for item in (value,) if isinstance(value, str) else value:
+        name, equals, content = str(item).partition("=")
+        if not (equals and _HEADER.fullmatch(name.strip()) and content.strip()):
+            # Not repeated: it may hold what nobody is to see.
+            raise ValueError("takes NAME=VALUE, NAME the name of a header")
+        pairs[name.strip()] = content.strip()
     return pairs
 
 

@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from operator import length_hint
 from types import TracebackType
@@ -27,6 +27,7 @@ from collector.events import (
     BytesDelivered,
     Event,
     Observer,
+    RecordRefused,
     RunEnded,
     RunStarted,
     SinkClosed,
@@ -38,7 +39,7 @@ from collector.model import Job, Record, Target
 from collector.report import Report
 from collector.retry_failed import Retry, read_failures
 from collector.settings import Settings
-from collector.sinks.base import Kept, Sink, open_sink
+from collector.sinks.base import Kept, Refusal, Row, Run, Sink, open_sinks
 from collector.store import open_store
 from collector.tables import load_table
 
@@ -56,6 +57,11 @@ _CALLER = "the caller"
 
 
 Item = tuple[Target, Job, Record]
+
+
+def _row(target: Target, job: Job, record: Record) -> Row:
+    line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    return Row(line, job.arn, *target.key)
 
 
 class _Stream:
@@ -228,15 +234,19 @@ class Collector:
         once, and what `records` raises. The sink's records are whole under their final name only
         if this returns and the run was not stopped.
         """
+        settings = self._settings
+        self._remember(" ".join(settings.sink))
+        journal = self._journal
+        run = Run(settings.table, journal.run_id, journal.started_at, settings)
         try:
-            await self._run(open_sink(self._settings.sink))
+            await self._run(open_sinks(settings.sink, run))
         finally:
             if not self._entered:
-                await self._journal.close()
+                await journal.close()
         return self.report
 
     async def _run(self, sink: Sink) -> None:
-        self._task = asyncio.create_task(self._begin(self._settings.sink, sink))
+        self._task = asyncio.create_task(self._begin(sink))
         try:
             kept = await self._task
         except asyncio.CancelledError:
@@ -265,27 +275,31 @@ class Collector:
         if not self._halted:
             await self._journal.finish()
 
-    async def _begin(self, output: str, sink: Sink | None) -> Kept:
+    def _remember(self, output: str) -> None:
+        """Find out where state is kept, if any is."""
+        settings = self._settings
+        if settings.state is None or settings.retry_failed is not None:
+            return
+        store = open_store(
+            settings.state,
+            settings.table,
+            settings,
+            tell=lambda message: self._observe(Warned(message)),
+        )
+        self._journal = Journal(settings, store, output=output)
+        self._observers += (self._journal,)
+
+    async def _begin(self, sink: Sink | None) -> Kept:
         """Read the state, open the sink, and find out from where to go on."""
-        settings, table = self._settings, load_table(self._settings.table)
+        settings, table, journal = self._settings, load_table(self._settings.table), self._journal
         failures = read_failures(settings.retry_failed, table) if settings.retry_failed else None
-        if settings.state is not None and failures is None:
-            store = open_store(
-                settings.state,
-                table.name,
-                settings,
-                tell=lambda message: self._observe(Warned(message)),
-            )
-            self._journal = Journal(settings, store, output=output)
-            self._observers += (self._journal,)
-        journal = self._journal
         await journal.open()
         kept = Kept.NOTHING
         if sink is not None:
             kept = await sink.open(journal.position)
             if kept is Kept.WHOLE and not journal.delivered:
                 kept = await sink.open()  # somebody gave it its name before its time
-        journal.begin(kept)
+        journal.begin(kept, flush_every=getattr(sink, "flush_every", 0.0))
         history: History = journal if failures is None else Retry(journal, failures)
         if failures is not None:
             settings = settings.model_copy(update=failures.narrowing())
@@ -339,7 +353,8 @@ class Collector:
     async def _read(self, stream: _Stream) -> None:
         """The run behind `records`, from the state to the end."""
         try:
-            await self._begin(_CALLER, None)
+            self._remember(_CALLER)
+            await self._begin(None)
         except BaseException as error:
             self._start_observed()
             self._observe(RunEnded(time.time(), str(error) or "interrupted"))
@@ -390,11 +405,24 @@ class Collector:
             raise
 
     async def _deliver(self, sink: Sink, items: list[Item]) -> None:
-        lines = [orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for _, _, record in items]
-        await sink.write(lines)
-        count = sum(map(len, lines))
-        self._journal.acknowledge(((target, job) for target, job, _ in items), count)
-        self._observe(BytesDelivered(len(lines), count))
+        rows = [_row(*item) for item in items]
+        refusals = await sink.write(rows)
+        taken = list(zip(rows, items, strict=True))
+        if refusals:
+            taken = self._refuse(refusals, taken)
+        count = sum(len(row.line) for row, _ in taken)
+        self._journal.acknowledge(((target, job) for _, (target, job, _) in taken), count)
+        self._observe(BytesDelivered(len(taken), count))
+
+    def _refuse(
+        self, refusals: Sequence[Refusal], sent: list[tuple[Row, Item]]
+    ) -> list[tuple[Row, Item]]:
+        """Name the records that a sink does not take; returns the others."""
+        why = {id(refusal.row): refusal for refusal in reversed(refusals)}
+        for row, (target, job, _) in sent:
+            if refusal := why.get(id(row)):
+                self._observe(RecordRefused(target, job, refusal.sink, refusal.why))
+        return [(row, item) for row, item in sent if id(row) not in why]
 
     async def _checkpoint(self, sink: Sink | None) -> None:
         """Write down how far the run is, if it is time: only what the sink has made durable."""

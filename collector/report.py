@@ -39,6 +39,18 @@ class _Row:
     seconds: float = 0.0
     rate: dict[str, float] = field(default_factory=dict)
     error: str | None = "not started"
+    refused: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        row = asdict(self)
+        del row["refused"]
+        return row
+
+
+def _mark_refused(row: _Row) -> None:
+    if row.refused and row.outcome == Outcome.COMPLETE:
+        row.outcome = Outcome.PARTIAL
+        row.error = f"{row.refused} records were refused by the sink"
 
 
 @dataclass(slots=True)
@@ -95,6 +107,8 @@ class Report:
                         "attempts": event.attempts,
                     }
                 )
+            case events.RecordRefused():
+                self._refuse(event)
             case events.TargetFound(target=target):
                 self._row(target)
             case events.TargetStarted(incremental=incremental):
@@ -127,6 +141,16 @@ class Report:
             counts["throttled"] += 1
         counts["retried" if event.retried else "failed"] += 1
 
+    def _refuse(self, event: events.RecordRefused) -> None:
+        row = self._row(event.target)
+        row.emitted -= 1
+        row.failed += 1
+        row.refused += 1
+        self._failures.append(
+            {"arn": event.job.arn, "operation": event.sink, "error": event.why, "attempts": 1}
+        )
+        _mark_refused(row)
+
     def _resume_target(self, event: events.TargetResumed) -> None:
         row = self._row(event.target)
         row.emitted += event.emitted
@@ -140,6 +164,7 @@ class Report:
         row.seconds = round(event.seconds, 3)
         row.rate = dict(event.rates)
         row.error = event.error
+        _mark_refused(row)
 
     @property
     def complete(self) -> bool:
@@ -179,7 +204,7 @@ class Report:
                 operation: {kind: counts[kind] for kind in kinds}
                 for operation, counts in sorted(self._calls.items())
             },
-            "targets": [asdict(row) for row in rows],
+            "targets": [row.as_dict() for row in rows],
             "failures": list(self._failures),
             "schema_drift": dict(sorted(self._drift.items())),
             "coerced": dict(sorted(self._coerced.items())),

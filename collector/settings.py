@@ -37,11 +37,13 @@ from collector.parse import (
     parse_account_ids,
     parse_accounts,
     parse_duration,
+    parse_headers,
     parse_on_or_off,
     parse_optional_duration,
     parse_pairs,
     parse_regions,
     parse_time,
+    parse_uris,
     parse_words,
 )
 from collector.tables import DEFAULT, load_table
@@ -162,11 +164,20 @@ class Settings(BaseSettings):
     )
     call_timeout: Duration = _setting(60.0, "Longest call as a whole.", group=HOW, metavar="D")
 
-    sink: str = _setting(
-        "-",
-        "Where records go: - (stdout), or a path; .gz and .zst compress.",
+    sink: Annotated[tuple[str, ...], BeforeValidator(parse_uris)] = _setting(
+        ("-",),
+        "Where records go: - (stdout), a path (.gz and .zst compress), s3://, gs://, az://, "
+        "firehose://, kinesis://, https://; repeatable, each record goes to all.",
         group=WHERE,
         metavar="URI",
+        name_list=True,
+    )
+    sink_header: Annotated[dict[str, str], BeforeValidator(parse_headers)] = _setting(
+        {},
+        "Header of requests to an https:// sink; the value env:NAME or file:PATH is read from "
+        "there, as a secret should be; repeatable.",
+        group=WHERE,
+        metavar="NAME=VALUE",
     )
     redact: Redactions = _setting(
         {},
@@ -375,9 +386,11 @@ class Settings(BaseSettings):
 
     @field_validator("sink")
     @classmethod
-    def _sink_scheme(cls, value: str) -> str:
-        if not value:
+    def _sinks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or "" in value:
             raise ValueError("is empty; give - for stdout, or a path")
+        if len(set(value)) < len(value):
+            raise ValueError("names one place twice")
         return value
 
     @model_validator(mode="after")

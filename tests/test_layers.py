@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "validate": {"errors", "model", "schema"},
     # Delivery knows nothing of where records come from.
     "files": set(),
-    "sinks": {"errors", "files"},
+    "sinks": {"aws", "errors", "events", "files", "model", "objects", "settings", "text"},
     # Observers watch the stream and know nothing of it but its events.
     "report": {"events", "model"},
     "progress": {"events", "model", "text"},

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from collector.errors import ConfigurationError, SinkClosedError, SinkError
 from collector.files import replace_synced
-from collector.sinks.base import Kept, Position
+from collector.sinks.base import Kept, Position, Row, Run
 
 SCHEMES = ("",)
 
@@ -35,7 +35,7 @@ _TAIL = 65_536
 """Bytes before a position that tell whether a file is the one that was written."""
 
 
-def open_sink(uri: str) -> FileSink:
+def open_sink(uri: str, run: Run) -> FileSink:  # noqa: ARG001
     path = Path(uri)
     if path.is_dir() or uri.endswith("/"):
         raise ConfigurationError(f"The sink {uri} is a folder: give the path of a file.")
@@ -235,8 +235,8 @@ class FileSink:
             os.close(self._descriptor)
             self._descriptor = None
 
-    async def write(self, lines: Sequence[bytes]) -> None:
-        await asyncio.to_thread(self._write, b"".join(lines))
+    async def write(self, rows: Sequence[Row]) -> None:
+        await asyncio.to_thread(self._write, b"".join([row.line for row in rows]))
 
     def _write(self, data: bytes) -> None:
         # A write that was cancelled goes on in its thread: closing waits for it.

@@ -8,12 +8,12 @@ import select
 from collections.abc import Sequence
 
 from collector.errors import SinkClosedError, SinkError
-from collector.sinks.base import Kept, Position
+from collector.sinks.base import Kept, Position, Row, Run
 
 SCHEMES = ("-",)
 
 
-def open_sink(uri: str) -> StdoutSink:  # noqa: ARG001
+def open_sink(uri: str, run: Run) -> StdoutSink:  # noqa: ARG001
     return StdoutSink()
 
 
@@ -33,8 +33,8 @@ class StdoutSink:
             raise SinkError("Standard output is closed: there is nowhere to write to.") from error
         return Kept.NOTHING
 
-    async def write(self, lines: Sequence[bytes]) -> None:
-        await asyncio.to_thread(self._write, b"".join(lines))
+    async def write(self, rows: Sequence[Row]) -> None:
+        await asyncio.to_thread(self._write, b"".join([row.line for row in rows]))
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
