@@ -14,6 +14,16 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def sync(path: Path) -> None:
+    """Return once a file, and its name, are on the disk."""
+    for place, flags in ((path, os.O_RDONLY), (path.parent, os.O_RDONLY)):
+        descriptor = os.open(place, flags)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def replace_synced(source: Path, target: Path) -> None:
     """Give ``source``, which is on the disk, the name ``target``, and sync the name, too."""
     source.replace(target)

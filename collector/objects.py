@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 from obstore.exceptions import (
@@ -15,15 +15,15 @@ from obstore.exceptions import (
     PreconditionError,
     UnauthenticatedError,
 )
-from obstore.store import ObjectStore, S3Store, from_url
+from obstore.store import LocalStore, ObjectStore, S3Store, from_url
 
 from collector.aws.sessions import CallerCredentials, Sdk
-from collector.errors import ConfigurationError
+from collector.errors import CollectorError, ConfigurationError, SinkError
 from collector.settings import Settings
 from collector.text import clean
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig, S3Credential
+    from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
 
 SCHEMES = ("s3", "gs", "az")
 
@@ -44,21 +44,25 @@ ABSENT = (NotFoundError, FileNotFoundError)
 ERRORS = (BaseError, OSError)
 
 
-async def open_objects(uri: str, settings: Settings) -> ObjectStore:
-    """The bucket or container of ``uri``, below its prefix. Raises ConfigurationError.
+async def open_objects(
+    uri: str, settings: Settings, config: Mapping[str, Any] | None = None
+) -> ObjectStore:
+    """The bucket, container or folder of ``uri``, below its prefix. Raises ConfigurationError.
 
-    For S3, ``?region=`` may name the bucket's region, where it is not the SDK's own.
+    For S3, ``?region=`` may name the bucket's region, where it is not the SDK's own, and
+    ``config`` what else the store is to be opened with.
     """
     parts = urlsplit(uri)
+    if parts.scheme == "file":
+        return LocalStore(parts.netloc + parts.path, mkdir=True)
     if not parts.netloc:
         raise ConfigurationError(f"{uri} lacks the name of a bucket.")
     if parts.scheme != "s3":
         try:
-            return from_url(uri, client_options=_CLIENT, retry_config=_RETRIES)
+            return from_url(uri.partition("?")[0], client_options=_CLIENT, retry_config=_RETRIES)
         except ERRORS as error:
             raise ConfigurationError(f"{uri} cannot be opened: {sentence(error)}.") from error
-    sdk = Sdk(profile=settings.profile, endpoint_url=settings.endpoint_url)
-    region = parse_qs(parts.query).get("region", [sdk.home_region()])[0]
+    sdk, region = _sdk(uri, settings)
     return S3Store(
         parts.netloc,
         prefix=parts.path.strip("/") or None,
@@ -67,7 +71,47 @@ async def open_objects(uri: str, settings: Settings) -> ObjectStore:
         credential_provider=_keys(CallerCredentials(sdk)),
         client_options=_CLIENT,
         retry_config=_RETRIES,
+        config=cast("S3Config", dict(config or {})),
     )
+
+
+def _sdk(uri: str, settings: Settings) -> tuple[Sdk, str]:
+    """The SDK, and the region of a bucket."""
+    sdk = Sdk(profile=settings.profile, endpoint_url=settings.endpoint_url)
+    return sdk, parse_qs(urlsplit(uri).query).get("region", [sdk.home_region()])[0]
+
+
+async def set_acl(uri: str, settings: Settings, path: str, acl: str) -> None:
+    """Give an object below an s3:// URI a canned ACL, which the library cannot. Raises SinkError."""
+    await _s3(uri, settings, "PutObjectAcl", {"Key": _key(uri, path), "ACL": acl})
+
+
+async def abort_uploads(uri: str, settings: Settings, path: str, owned: str) -> int:
+    """Abort the multipart uploads below ``path`` whose key has ``owned`` in it; counts the others.
+
+    A process that is killed leaves them behind, unseen and paid for. Raises SinkError.
+    """
+    answer = await _s3(uri, settings, "ListMultipartUploads", {"Prefix": _key(uri, path)})
+    others = 0
+    for upload in answer.get("Uploads", ()):
+        if owned not in upload["Key"]:
+            others += 1
+            continue
+        found = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+        await _s3(uri, settings, "AbortMultipartUpload", found)
+    return others
+
+
+def _key(uri: str, path: str) -> str:
+    return f"{urlsplit(uri).path.strip('/')}/{path}".lstrip("/")
+
+
+async def _s3(uri: str, settings: Settings, operation: str, params: dict[str, Any]) -> Any:
+    sdk, region = _sdk(uri, settings)
+    try:
+        return await sdk.call("s3", region, operation, {"Bucket": urlsplit(uri).netloc, **params})
+    except CollectorError as error:
+        raise SinkError(f"{operation} in {urlsplit(uri).netloc} has failed: {error}") from error
 
 
 def _keys(source: CallerCredentials) -> Callable[[], Coroutine[Any, Any, S3Credential]]:

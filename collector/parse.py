@@ -13,6 +13,11 @@ from typing import Any
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]i?B|B)?")
+_BYTES = {
+    "": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20,
+    "GiB": 1 << 30,
+}  # fmt: skip
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _ACCOUNT_ID = re.compile(r"\d{12}")
 _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d+")
@@ -33,6 +38,15 @@ def parse_duration(value: object) -> float:
 def parse_optional_duration(value: object) -> float | None:
     """As `parse_duration`; None stays None."""
     return None if value is None else parse_duration(value)
+
+
+def parse_size(value: object) -> int:
+    """Bytes from ``128MiB``, ``64KB``, ``1GiB`` or a number of bytes."""
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
+        return int(float(match[1]) * _BYTES[match[2] or ""])
+    raise ValueError(f"{value!r} is not a size such as 64MiB")
 
 
 def parse_time(value: str, now: float) -> float:

@@ -114,6 +114,22 @@ class Sdk:
             ) as client:
                 return str(client.meta.endpoint_url)
 
+    async def call(
+        self, service: str, region: str, operation: str, params: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """One call made by the SDK itself, for what happens once in a while.
+
+        Raises CredentialsError with one sentence, as `sdk_errors` does.
+        """
+        with sdk_errors():
+            async with self._session.create_client(
+                service, region_name=region, endpoint_url=self._endpoint_url
+            ) as client:
+                answer: dict[str, Any] = await getattr(client, _method_name(client, operation))(
+                    **params
+                )
+                return answer
+
     async def build(
         self, service: str, region: str, operation: str, params: Mapping[str, Any]
     ) -> Built:

@@ -13,20 +13,17 @@ import hashlib
 import os
 import stat
 import threading
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from collector.errors import ConfigurationError, SinkClosedError, SinkError
 from collector.files import replace_synced
+from collector.sinks._encoders import Decoder, decoder_for, encoder_for
 from collector.sinks.base import Kept, Position, Row, Run
 
 SCHEMES = ("",)
 
 PARTIAL = ".partial"
-_GZIP = 16 + zlib.MAX_WBITS  # zlib's way to ask for a gzip header
-_GZIP_LEVEL = 6
 _CHUNK = 1 << 20
 _END_MARK = 32
 """Bytes that the end of a compressed file may take: less than any record."""
@@ -40,81 +37,6 @@ def open_sink(uri: str, run: Run) -> FileSink:  # noqa: ARG001
     if path.is_dir() or uri.endswith("/"):
         raise ConfigurationError(f"The sink {uri} is a folder: give the path of a file.")
     return FileSink(path.resolve())  # a link is followed, not replaced
-
-
-class Encoder(Protocol):
-    """A streaming compressor."""
-
-    def compress(self, data: bytes, /) -> bytes: ...
-
-    def sync(self) -> bytes:
-        """What is still held back, so that a reader of the file would see all so far."""
-
-    def flush(self) -> bytes:
-        """The end of the compressed data."""
-
-
-class Decoder(Protocol):
-    """A streaming decompressor."""
-
-    def decompress(self, data: bytes, /) -> bytes: ...
-
-
-class Plain:
-    """No compression."""
-
-    def compress(self, data: bytes, /) -> bytes:
-        return data
-
-    def sync(self) -> bytes:
-        return b""
-
-    def flush(self) -> bytes:
-        return b""
-
-
-class Gzip:
-    """One gzip member."""
-
-    def __init__(self) -> None:
-        self._encoder = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP)
-        self.compress = self._encoder.compress
-        self.flush = self._encoder.flush
-
-    def sync(self) -> bytes:
-        return self._encoder.flush(zlib.Z_SYNC_FLUSH)
-
-
-class Zstandard:
-    """One Zstandard frame: many readers stop at the end of the first."""
-
-    def __init__(self) -> None:
-        import zstandard  # noqa: PLC0415 - only for who asks for it
-
-        self._encoder = zstandard.ZstdCompressor(write_checksum=True).compressobj()
-        self._block = zstandard.COMPRESSOBJ_FLUSH_BLOCK
-        self.compress = self._encoder.compress
-        self.flush = self._encoder.flush
-
-    def sync(self) -> bytes:
-        return self._encoder.flush(self._block)
-
-
-def encoder_for(path: Path) -> Encoder:
-    """The encoder that a file's ending asks for."""
-    encoders: dict[str, Callable[[], Encoder]] = {".gz": Gzip, ".zst": Zstandard}
-    return encoders.get(path.suffix, Plain)()
-
-
-def decoder_for(path: Path) -> Decoder | None:
-    """What reads the encoder's output back; None where nothing is compressed."""
-    if path.suffix == ".gz":
-        return zlib.decompressobj(_GZIP)
-    if path.suffix == ".zst":
-        import zstandard  # noqa: PLC0415 - only for who asks for it
-
-        return zstandard.ZstdDecompressor().decompressobj()
-    return None
 
 
 def _decompressed(decoder: Decoder, data: bytes, path: Path) -> bytes:
@@ -135,7 +57,7 @@ class FileSink:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._partial = path.with_name(path.name + PARTIAL)
-        self._encoder = encoder_for(path)
+        self._encoder = encoder_for(path.suffix)
         self._descriptor: int | None = None
         self._direct = False
         self._broken = False
@@ -190,7 +112,7 @@ class FileSink:
     def _go_on(self, descriptor: int, position: Position | None) -> Kept:
         kept = position is not None and self._wrote(descriptor, position)
         offset = int(position["offset"]) if kept and position else 0
-        decoder = decoder_for(self._path)
+        decoder = decoder_for(self._path.suffix)
         if offset and decoder is not None:
             descriptor = self._compress_again(descriptor, offset, decoder)
             offset = os.lseek(descriptor, 0, os.SEEK_CUR)
