@@ -298,13 +298,18 @@ def validate(table: str, file: str) -> None:
 @_TABLE
 @click.option("--caller", is_flag=True, help="The caller's policy instead of the reader role's.")
 @click.option("--role-name", metavar="NAME", help="With --caller: the role that it may assume.")
+@click.option(
+    "--sink", "sinks", multiple=True, metavar="URI", help="With what this sink needs; repeatable."
+)
+@click.option("--state", metavar="URI", help="With what this state needs.")
 @click.option("--trust", is_flag=True, help="The reader role's trust policy instead.")
 @click.option("--principal", metavar="ARN", help="With --trust: who may assume the role.")
 @click.option("--external-id", metavar="X", help="With --trust: the external id to ask for.")
 @click.option("--organization-id", metavar="O", help="With --trust: the caller's organization.")
 def iam_policy(
-    table: str, role_name: str | None, principal: str | None, external_id: str | None,
-    organization_id: str | None, *, caller: bool, trust: bool,
+    *, table: str, role_name: str | None, principal: str | None, external_id: str | None,
+    organization_id: str | None, sinks: tuple[str, ...], state: str | None, caller: bool,
+    trust: bool,
 ) -> None:  # fmt: skip
     """Print the least-privilege policy of the role that reads."""
 
@@ -319,6 +324,8 @@ def iam_policy(
             raise ConfigurationError("--trust and --caller are two policies: ask for one.")
         if not trust and (principal or external_id or organization_id):
             raise ConfigurationError("--principal and the ids belong to --trust.")
+        if trust and (sinks or state):
+            raise ConfigurationError("--sink and --state belong to who runs the collector.")
         if trust:
             document = iam.trust_policy(principal or _CALLER, external_id, organization_id)
             if principal is None:
@@ -331,6 +338,7 @@ def iam_policy(
                 click.echo("collector: put the role's name in, or give --role-name.", err=True)
         else:
             document = iam.policy(load_table(table))
+        document = iam.with_delivery(document, sinks, state)
         click.echo(json.dumps(document, indent=2))
         return 0
 

@@ -7,10 +7,14 @@ service. Every ARN has `*` for its partition, so one document serves aws, aws-cn
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
+from urllib.parse import urlsplit
 
 from collector.errors import ConfigurationError
 from collector.model import Table
+from collector.sinks.base import Permission, permissions
 
 Document = dict[str, Any]
 """An IAM policy document, ready for JSON."""
@@ -67,6 +71,31 @@ def caller_policy(table: Table, role_name: str) -> Document:
         _allow("ListAccounts", ["organizations:ListAccounts"], "*"),
         _allow("ListAccountsOfUnits", below, parents),
     )
+
+
+def with_delivery(document: Document, sinks: Iterable[str], state: str | None) -> Document:
+    """``document`` with what the caller needs to write to ``sinks`` and to keep ``state``.
+
+    Raises ConfigurationError where a URI names no sink.
+    """
+    needed = [permission for uri in sinks for permission in permissions(uri)]
+    if state is not None and state.startswith("s3://"):
+        parts = urlsplit(state)
+        bucket = f"arn:*:s3:::{parts.netloc}"
+        below = f"{bucket}/{parts.path.strip('/')}".rstrip("/") + "/*"
+        needed += [
+            Permission("KeepState", ["s3:GetObject", "s3:PutObject"], [below]),
+            # Without it an object that is not there yet is an access that is denied.
+            Permission("FindState", ["s3:ListBucket"], [bucket]),
+        ]
+    sids = Counter(permission.sid for permission in needed)
+    seen: Counter[str] = Counter()
+    statements = []
+    for permission in needed:
+        seen[permission.sid] += 1
+        number = str(seen[permission.sid]) if sids[permission.sid] > 1 else ""
+        statements.append(_allow(permission.sid + number, permission.actions, permission.resources))
+    return _document(*document["Statement"], *statements)
 
 
 def trust_policy(

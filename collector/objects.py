@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,18 +17,15 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, ObjectStore, S3Store, from_url
 
-from collector.aws.sessions import CallerCredentials, Sdk
+from collector.aws.sessions import Sdk
 from collector.errors import CollectorError, ConfigurationError, SinkError
 from collector.settings import Settings
 from collector.text import clean
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
+    from obstore.store import ClientConfig, RetryConfig, S3Config
 
 SCHEMES = ("s3", "gs", "az")
-
-_ASK_AGAIN = timedelta(minutes=5)
-"""How long keys from the SDK's chain are used before it is asked again, which renews them."""
 
 _CLIENT: ClientConfig = {
     "connect_timeout": timedelta(seconds=10),
@@ -68,7 +65,7 @@ async def open_objects(
         prefix=parts.path.strip("/") or None,
         region=region,
         endpoint=await sdk.endpoint("s3", region),
-        credential_provider=_keys(CallerCredentials(sdk)),
+        credential_provider=sdk.key_provider(),
         client_options=_CLIENT,
         retry_config=_RETRIES,
         config=cast("S3Config", dict(config or {})),
@@ -82,7 +79,7 @@ def _sdk(uri: str, settings: Settings) -> tuple[Sdk, str]:
 
 
 async def set_acl(uri: str, settings: Settings, path: str, acl: str) -> None:
-    """Give an object below an s3:// URI a canned ACL, which the library cannot. Raises SinkError."""
+    """Give an object below ``uri`` a canned ACL, which the library cannot. Raises SinkError."""
     await _s3(uri, settings, "PutObjectAcl", {"Key": _key(uri, path), "ACL": acl})
 
 
@@ -112,19 +109,6 @@ async def _s3(uri: str, settings: Settings, operation: str, params: dict[str, An
         return await sdk.call("s3", region, operation, {"Bucket": urlsplit(uri).netloc, **params})
     except CollectorError as error:
         raise SinkError(f"{operation} in {urlsplit(uri).netloc} has failed: {error}") from error
-
-
-def _keys(source: CallerCredentials) -> Callable[[], Coroutine[Any, Any, S3Credential]]:
-    async def keys() -> S3Credential:
-        found = await source.get()
-        return {
-            "access_key_id": found.access_key,
-            "secret_access_key": found.secret_key,
-            "token": found.token,
-            "expires_at": datetime.now(UTC) + _ASK_AGAIN,
-        }
-
-    return keys
 
 
 def sentence(error: BaseException) -> str:

@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "redact": {"model"},
     "listing": {"errors", "flatten", "model"},
     "incremental": {"model"},
-    "iam": {"errors", "model", "tables"},
+    "iam": {"errors", "model", "sinks", "tables"},
     "schema": {"errors", "model"},
     "validate": {"errors", "model", "schema"},
     # Delivery knows nothing of where records come from.

@@ -11,6 +11,7 @@ import os
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -28,6 +29,13 @@ from collector.aws.sigv4 import Credentials
 from collector.aws.wire import Answer, Template
 from collector.errors import ConfigurationError, CredentialsError
 
+_ASK_AGAIN = timedelta(minutes=5)
+"""How long keys are used for an object store before the SDK is asked again, which renews them."""
+
+_NO_KEYS = (
+    "No AWS credentials were found: set AWS_PROFILE, run `aws sso login` or `aws configure`, or "
+    "attach a role to this machine or container."
+)
 _SIGNED = ("content-type", "host")
 _NOT_SENT = ("content-length", "host")
 
@@ -105,6 +113,17 @@ class Sdk:
         """Regions of ``partition`` where the SDK knows ``service``, sorted."""
         names: list[str] = await self._session.get_available_regions(service, partition)
         return sorted(names)
+
+    def key_provider(self) -> Any:
+        """The caller's keys for obstore, which asks for them from threads of its own."""
+        import boto3  # type: ignore[import-untyped]  # noqa: PLC0415 - takes a tenth of a second, and is for object stores only
+        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415
+
+        with sdk_errors():
+            session = boto3.Session(profile_name=self._profile)
+            if session.get_credentials() is None:
+                raise CredentialsError(_NO_KEYS)
+            return Boto3CredentialProvider(session, ttl=_ASK_AGAIN)
 
     async def endpoint(self, service: str, region: str) -> str:
         """URL that calls to ``service`` go to: AWS_ENDPOINT_URL_*, FIPS and so on are heard."""
@@ -230,10 +249,7 @@ class CallerCredentials:
         with sdk_errors():
             source = await self._sdk.session.get_credentials()
             if source is None:
-                raise CredentialsError(
-                    "No AWS credentials were found: set AWS_PROFILE, run `aws sso login` or "
-                    "`aws configure`, or attach a role to this machine or container."
-                )
+                raise CredentialsError(_NO_KEYS)
             frozen = await source.get_frozen_credentials()
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 

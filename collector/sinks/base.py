@@ -4,6 +4,7 @@ A module of this package (or an entry point in the group ``collector.sinks``) of
 
     SCHEMES: tuple[str, ...]                          # "s3", ...; "" for a path, "-" for stdout
     def open_sink(uri: str, run: Run) -> Sink         # checks the URI, opens nothing yet
+    def permissions(uri: str) -> list[Permission]     # if it needs any of AWS: for `iam-policy`
 """
 
 from __future__ import annotations
@@ -57,6 +58,14 @@ class Refusal(NamedTuple):
     why: str
 
 
+class Permission(NamedTuple):
+    """IAM actions that a sink needs, and the ARNs that it needs them on."""
+
+    sid: str
+    actions: list[str]
+    resources: list[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What a sink may want to know of the run; ``started_at`` is in epoch seconds."""
@@ -106,6 +115,18 @@ class Sink(Protocol):
 
 def open_sink(uri: str, run: Run) -> Sink:
     """The sink that ``uri`` names, not yet opened. Raises ConfigurationError."""
+    sink: Sink = _module_for(uri).open_sink(uri, run)
+    return sink
+
+
+def permissions(uri: str) -> list[Permission]:
+    """What the sink that ``uri`` names needs of IAM. Raises ConfigurationError."""
+    module = _module_for(uri)
+    found: list[Permission] = module.permissions(uri) if hasattr(module, "permissions") else []
+    return found
+
+
+def _module_for(uri: str) -> Any:
     scheme = "-" if uri == "-" else _scheme(uri)
     known: list[str] = []
     broken: list[str] = []
@@ -117,8 +138,7 @@ def open_sink(uri: str, run: Run) -> Sink:
             broken.append(f"{type(error).__name__}: {error}")
             continue
         if scheme in schemes:
-            sink: Sink = module.open_sink(uri, run)
-            return sink
+            return module
         known += [f"{name}://" for name in schemes if name not in {"", "-"}]
     choices = ", ".join(["- (stdout)", "a path", *sorted(known)])
     trouble = f" A plug-in could not be loaded ({'; '.join(broken)})." if broken else ""

@@ -28,7 +28,7 @@ from collector.errors import CollectorError, ConfigurationError, SinkError
 from collector.files import sync
 from collector.parse import parse_duration, parse_size
 from collector.sinks._encoders import Encoder, encoder_for
-from collector.sinks.base import Kept, Position, Row, Run
+from collector.sinks.base import Kept, Permission, Position, Row, Run
 
 SCHEMES = ("s3", "gs", "az", "file")
 
@@ -75,6 +75,26 @@ def open_sink(uri: str, run: Run) -> ObjectSink:
     return ObjectSink(uri, options, run)
 
 
+def permissions(uri: str) -> list[Permission]:
+    parts = urlsplit(uri)
+    if parts.scheme != "s3":
+        return []
+    given = parse_qs(parts.query)
+    bucket = f"arn:*:s3:::{parts.netloc}"
+    below = f"{bucket}/{parts.path.strip('/')}".rstrip("/") + "/*"
+    writing = ["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:PutObject"]
+    writing += ["s3:PutObjectAcl"] if "acl" in given else []
+    found = [
+        Permission("WriteParts", writing, [below]),
+        Permission("FindParts", ["s3:ListBucket", "s3:ListBucketMultipartUploads"], [bucket]),
+    ]
+    if "kms_key" in given:
+        key = given["kms_key"][-1]
+        arn = key if key.startswith("arn:") else "arn:*:kms:*:*:key/*"
+        found.append(Permission("EncryptParts", ["kms:Decrypt", "kms:GenerateDataKey"], [arn]))
+    return found
+
+
 def _template(template: str, codec: str) -> str:
     """The template of a part's path, with its ending. Raises ValueError."""
     if codec not in CODECS:
@@ -107,6 +127,13 @@ class Done:
     path: str
     rows: int
     bytes: int
+
+
+_ABORT = b""
+
+
+class _AbortedError(Exception):
+    """Tells the library to abort an upload: cancelling the call would only leave it."""
 
 
 class _Part:
@@ -159,6 +186,8 @@ class _Part:
 
     async def _stream(self) -> AsyncIterator[bytes]:
         while (chunk := await self._chunks.get()) is not None:
+            if not chunk:
+                raise _AbortedError
             yield chunk
 
     async def finish(self) -> Done:
@@ -168,7 +197,8 @@ class _Part:
         if self._upload is None:
             await obstore.put_async(self._store, self.path, rest, use_multipart=False)
         else:
-            await self._send(rest)
+            if rest:
+                await self._send(rest)
             await self._send(None)
             await self._upload
         return Done(self.path, self.rows, self.size)
@@ -176,7 +206,9 @@ class _Part:
     async def abort(self) -> None:
         """Leave no trace; a multipart upload under way is aborted."""
         if self._upload is not None:
-            self._upload.cancel()
+            while not self._chunks.empty():
+                self._chunks.get_nowait()
+            self._chunks.put_nowait(_ABORT)
             await asyncio.gather(self._upload, return_exceptions=True)
 
 
