@@ -92,8 +92,7 @@ class _Process:
             with self._shown:
                 failure = await self._run()
             report = collector.report
-            if self._settings.report is not None:
-                write_report(self._settings.report, report)
+            self._write_report(report, failure)
             closed = isinstance(failure, SinkClosedError)
             if not closed and (failure is None or report["totals"]["targets"]):
                 self._show(report)
@@ -110,6 +109,16 @@ class _Process:
         except CollectorError as error:
             return error
         return None
+
+    def _write_report(self, report: Mapping[str, Any], failure: CollectorError | None) -> None:
+        if self._settings.report is None:
+            return
+        try:
+            write_report(self._settings.report, report)
+        except CollectorError as error:
+            if failure is None:
+                raise
+            structlog.get_logger().error(str(error))  # and the failure, which came first, ends it
 
     def _status(self) -> int:
         if self.signal is not None:

@@ -168,7 +168,9 @@ class TargetCrawl:
         coverage, after = self._start.coverage, self._plan.created_after
         if coverage is None:
             return after
-        return incremental.list_from(coverage, after=after, horizon=self._plan.horizon)
+        start = incremental.list_from(coverage, after=after, horizon=self._plan.horizon)
+        before = self._plan.created_before
+        return start if before is None else min(start, before - incremental.MARGIN)
 
     async def run(self) -> None:
         """Crawl the target. Raises SinkError alone; every other failure is an outcome."""

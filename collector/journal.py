@@ -71,7 +71,7 @@ class _Progress:
     def of(cls, past: OpenTarget) -> _Progress:
         pending = {job.key: job for job in past.pending}
         return cls(
-            past.coverage, past.as_of, past.cursor, pending,
+            past.coverage, past.as_of or None, past.cursor, pending,
             past.emitted, past.unchanged, past.gone,
         )  # fmt: skip
 
@@ -206,7 +206,7 @@ class Journal:
             ]
         for key, open_ in past.open.items():
             target = _target(key)
-            if in_output:
+            if in_output and open_.as_of:
                 self._replayed.append(_resumed(target, open_))
             if kept is Kept.WHOLE:
                 self._replayed += _unread(target, open_)
@@ -267,10 +267,14 @@ class Journal:
             case events.JobGone() if progress := self._open.get(_key(event.target)):
                 progress.gone += _settle(progress, (event.job,))
                 self._changed = True
-            case events.TargetEnded() if progress := self._open.get(_key(event.target)):
+            case events.TargetEnded() if self._store is not None:
+                key = _key(event.target)
+                if key in self._done:
+                    return
+                progress = self._open.setdefault(key, _Progress())
                 progress.outcome, progress.error = event.outcome, event.error
                 progress.rates = dict(event.measured)
-                self._move(_key(event.target), progress)
+                self._move(key, progress)
 
     def acknowledge(self, jobs: Iterable[tuple[Target, Job]], count: int = 0) -> None:
         """The sink has taken the records of ``jobs``, ``count`` bytes of them.
@@ -343,7 +347,7 @@ class Journal:
             open={
                 key: progress.freeze()
                 for key, progress in self._open.items()
-                if progress.as_of is not None
+                if progress.as_of is not None or progress.outcome is not None
             },
         )
         await self._write(replace(self._state, run=run))

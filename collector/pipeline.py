@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from operator import length_hint
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -51,6 +51,8 @@ BATCH = 500
 
 LINGER = 0.05
 """Seconds that a record may wait for others: handed on one at a time it would cost twice."""
+
+_LEFT = "stopped before the end"
 
 _CALLER = "the caller"
 """What the output of `records` is called in the state."""
@@ -111,12 +113,14 @@ class Records:
         self._stream = _Stream()
         self._given: deque[list[Item]] = deque()
         self._batch: Iterator[Record] = iter(())
+        self.handed = 0
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Record:
         for record in self._batch:
+            self.handed += 1
             return record
         if self._given:
             self.acknowledge()
@@ -125,6 +129,7 @@ class Records:
             await self._collector._finish()  # noqa: SLF001
             raise StopAsyncIteration
         self._batch = iter(batch)
+        self.handed = 1
         return next(self._batch)
 
     async def batch(self) -> list[Record]:
@@ -147,10 +152,12 @@ class Records:
         self._acknowledge(self._given.popleft())
 
     def leave(self) -> None:
-        """The caller asks for no more: all but the last record it was given are its own."""
-        if len(self._given) == 1:
-            items = self._given.popleft()
-            self._acknowledge(items[: max(0, len(items) - length_hint(self._batch) - 1)])
+        """The caller asks for no more.
+
+        Of the earliest batch it was ``handed`` so many; all but the last of them are its own.
+        """
+        if self._given and self.handed:
+            self._acknowledge(self._given.popleft()[: self.handed - 1])
 
     def _acknowledge(self, items: list[Item]) -> None:
         self._collector._journal.acknowledge(  # noqa: SLF001
@@ -178,10 +185,12 @@ class Collector:
         self._report = Report()
         self._observers: tuple[Observer, ...] = (self._report, *observers)
         self._journal = Journal(self._settings, None, output="")
+        self._history: History = self._journal
         self._crawl: Crawl | None = None
         self._task: asyncio.Task[Any] | None = None
         self._records: Records | None = None
         self._entered = False
+        self._finished = False
         self._halted = False
         self._cut = False
         self._failure: str | None = None
@@ -201,9 +210,11 @@ class Collector:
                 self._task.cancel()
                 with suppress(asyncio.CancelledError, CollectorError):
                     await self._task
-            if self._records is not None:
+            if self._records is not None and not self._finished:
                 self._records.leave()
                 await self._journal.save(None)
+                if self._task is not None:
+                    self._observe(RunEnded(time.time(), self._failure or _LEFT))
         finally:
             await self._journal.close()
 
@@ -258,7 +269,9 @@ class Collector:
         whole = False
         try:
             if kept is Kept.WHOLE:
+                # All had been delivered when the run was cut off, before it could say so.
                 self._replay()
+                self._observe(RunEnded(time.time()))
             else:
                 await self._crawl_into(sink)
             whole = not self._halted and not self._report.fruitless
@@ -272,6 +285,7 @@ class Collector:
 
     async def _finish(self) -> None:
         """The run has ended by itself, and everything is where it should be."""
+        self._finished = True
         if not self._halted:
             await self._journal.finish()
 
@@ -300,22 +314,23 @@ class Collector:
             if kept is Kept.WHOLE and not journal.delivered:
                 kept = await sink.open()  # somebody gave it its name before its time
         journal.begin(kept, flush_every=getattr(sink, "flush_every", 0.0))
-        history: History = journal if failures is None else Retry(journal, failures)
+        self._history = journal
         if failures is not None:
+            self._history = Retry(journal, failures)
             settings = settings.model_copy(update=failures.narrowing())
         if sink is not None and kept is Kept.PART:
             await journal.save(await sink.flush())  # it may have been put in order to go on
-        self._crawl = Crawl(settings, self._observe, history)
-        if self._halted:
-            self._crawl.halt()
+        if failures is None or failures.jobs:
+            self._crawl = Crawl(settings, self._observe, self._history)
+            if self._halted:
+                self._crawl.halt()
         return kept
 
     def _replay(self) -> None:
-        """The run had delivered everything and was cut off before it could say so."""
+        """There is nothing to crawl: all is told that is known already."""
         self._start_observed()
-        for event in self._journal.replay():
+        for event in self._history.replay():
             self._observe(event)
-        self._observe(RunEnded(time.time()))
 
     def _start_observed(self) -> None:
         journal = self._journal
@@ -373,17 +388,19 @@ class Collector:
         error: str | None = None
         listening = True
         try:
-            if self._crawl is not None and not self._cut:
+            if self._crawl is None:
+                self._replay()
+            elif not self._cut:
                 await self._crawl.run(deliver)
             error = "interrupted" if self._halted else None
         except asyncio.CancelledError:
             if not self._cut:
                 listening = False
-                error = self._failure or "stopped before the end"
+                error = self._failure or _LEFT
                 raise
             error = "interrupted"
         except Exception as failure:
-            error = str(failure) or type(failure).__name__
+            error = self._failure = str(failure) or type(failure).__name__
             raise
         finally:
             self._observe(RunEnded(time.time(), error))
@@ -477,14 +494,17 @@ def _pumped(collector: Collector) -> Generator[Record, None, None]:
     thread = threading.Thread(target=pump.run, name="collector", daemon=True)
     thread.start()
     started.wait()
+    handed = 0
     try:
         while (batch := batches.get()) is not None:
             if isinstance(batch, BaseException):
                 raise batch
-            yield from batch
+            for handed, record in enumerate(batch, 1):  # noqa: B007 - used if it ends here
+                yield record
             pump.taken()
+            handed = 0
     finally:
-        pump.stop()
+        pump.stop(handed)
         thread.join()
 
 
@@ -537,9 +557,15 @@ class _Pump:
             self._records.acknowledge()
         self._room.release()
 
-    def stop(self) -> None:
+    def stop(self, handed: int) -> None:
+        """The caller asks for no more, having been handed so many of the batch in its hand."""
+        self._call(partial(self._stop, handed))
+
+    def _stop(self, handed: int) -> None:
+        if self._records is not None:
+            self._records.handed = handed
         if self._task is not None:
-            self._call(self._task.cancel)
+            self._task.cancel()
 
     def _call(self, function: Any) -> None:
         with suppress(RuntimeError):  # the loop has ended by itself

@@ -28,8 +28,8 @@ _EXACT = ConfigDict(extra="forbid")
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
-Key = Annotated[str, Field(pattern=r"^\d{12}/[a-z0-9-]+$")]
-"""Account id and region of a target."""
+Key = Annotated[str, Field(pattern=r"^\d{12}/([a-z0-9-]+|\*)$")]
+"""Account id and region of a target; ``*`` where an account's regions could not be found out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ class OpenTarget:
     """A target that an unfinished run has begun: how far it came, and what is not settled.
 
     ``pending`` are jobs before the cursor whose records the sink had not acknowledged. ``outcome``
-    and ``error`` are set once the crawl of the target has ended, if not whole.
+    and ``error`` are set once the crawl of the target has ended, if not whole. ``as_of`` is 0 where
+    nothing could be listed.
     """
 
     __pydantic_config__ = _EXACT

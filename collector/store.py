@@ -73,7 +73,7 @@ def open_store(
     match = _SCHEME.match(uri)
     scheme = match[1].lower() if match else "file"
     if scheme == "file":
-        return FolderStore(Path(uri.removeprefix("file://")) / name)
+        return FolderStore(Path(uri[match.end() :] if match else uri) / name)
     if scheme not in objects.SCHEMES:
         raise ConfigurationError(
             f"There is no state in {scheme}://: use a folder, s3://, gs:// or az://."
@@ -97,9 +97,10 @@ def holder(now: float) -> dict[str, object]:
     return {"process": os.getpid(), "host": socket.gethostname(), "since": since}
 
 
-def _has_ended(lease: Any) -> bool:
+def _has_ended(lease: bytes) -> bool:
     """Whether the run that a lease speaks of has ended; there was none where there is no lease."""
-    return not isinstance(lease, dict) or lease.get("ended") is True
+    found = _parsed(lease)
+    return not lease.strip() or (isinstance(found, dict) and found.get("ended") is True)
 
 
 def _parsed(data: bytes) -> Any:
@@ -140,7 +141,7 @@ class FolderStore:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self._folder / LEASE, os.O_RDWR | os.O_CREAT, 0o666)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            lease = _parsed(os.pread(self._lock, _LONGEST_LEASE, 0))
+            lease = os.pread(self._lock, _LONGEST_LEASE, 0)
         except BlockingIOError as error:
             who = describe_holder(_parsed(os.pread(self._lock or 0, _LONGEST_LEASE, 0)))
             self._drop()
@@ -240,10 +241,11 @@ class BucketStore:
 
     async def acquire(self) -> bool:
         self._bucket = await self._open_bucket()
-        found = _parsed(await self._get(LEASE) or b"null")
+        lease = await self._get(LEASE) or b""
+        found = _parsed(lease)
         if isinstance(found, dict) and found.get("held"):
             await self._wait_for(found)
-        ended = _has_ended(found)
+        ended = _has_ended(lease)
         token = token_hex(8)  # no other run writes an equal lease
         self._lease = {"held": True, "ended": ended, **holder(self._now()), "token": token}
         try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import os
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collector.errors import ConfigurationError, SinkClosedError, SinkError
-from collector.sinks.base import Sink
+from collector.sinks.base import Kept, Position, Sink
 from collector.sinks.file import FileSink, open_sink
 from collector.validate import open_lines
 
@@ -309,3 +311,317 @@ async def test_a_fifo_whose_reader_leaves_ends_quietly(tmp_path):
     with pytest.raises(SinkClosedError):
         await sink.write(LINES)
     assert await sink.close(whole=False) is None
+
+
+# Going on with what a run that was cut off had written.
+
+
+def crash(sink: FileSink) -> None:
+    """What is left of a sink whose process was killed: its descriptor is closed, and no more."""
+    os.close(sink._descriptor)
+    sink._descriptor = None
+
+
+async def begun(path: Path, *batches: list[bytes], more: list[bytes] = ()) -> Position:
+    """A file that was cut off: ``batches`` were flushed, ``more`` only written; its position."""
+    sink = open_sink(str(path))
+    assert await sink.open() is Kept.NOTHING
+    for batch in batches:
+        await sink.write(batch)
+    position = await sink.flush()
+    if more:
+        await sink.write(more)
+        sink._put(sink._encoder.sync())
+    crash(sink)
+    return position
+
+
+def in_one_piece(path: Path) -> bytes:
+    """What a whole file holds, if it is one gzip member or one Zstandard frame."""
+    raw = path.read_bytes()
+    if path.suffix == ".gz":
+        member = zlib.decompressobj(31)
+        whole = member.decompress(raw)
+        assert member.eof
+        assert member.unused_data == b""
+        return whole
+    if path.suffix == ".zst":
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        whole = frame.decompress(raw)
+        assert frame.eof
+        assert frame.unused_data == b""
+        with path.open("rb") as file:  # by a reader that stops at the end of the first frame
+            assert zstandard.ZstdDecompressor().stream_reader(file).read() == whole
+        return whole
+    return raw
+
+
+MANY = [b'{"n":%d,"x":"%s"}\n' % (n, b"ab" * (n % 50)) for n in range(3000)]
+
+
+async def test_a_flush_gives_a_position_in_json(path):
+    """A position can be written down; it moves with what was flushed, and with nothing else."""
+    sink = open_sink(str(path))
+    await sink.open()
+    positions = [await sink.flush(), await sink.flush()]
+    await sink.write(LINES)
+    positions += [await sink.flush(), await sink.flush()]
+    assert positions[0] == positions[1]
+    assert positions[0] != positions[2]
+    for position in positions:
+        assert json.loads(json.dumps(position)) == position
+    await sink.close(whole=False)
+
+
+@pytest.mark.parametrize("more", [[], LINES, MANY])
+@pytest.mark.parametrize("first", [[], LINES, MANY])
+async def test_an_unfinished_file_is_gone_on_with(path, first, more):
+    """What was written after the position is cut off; the end is one whole file, in one piece."""
+    position = await begun(path, first, more=more)
+    sink = open_sink(str(path))
+    assert await sink.open(position) is Kept.PART
+    assert not path.exists()
+    await sink.write([b"again\n"])
+    await sink.write(MANY[:5])
+    await sink.close(whole=True)
+    assert in_one_piece(path) == b"".join([*first, b"again\n", *MANY[:5]])
+    assert content(path) == in_one_piece(path)
+    assert names(path.parent) == [path.name]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    parts=st.lists(
+        st.tuples(
+            st.lists(st.binary(max_size=2000), max_size=4),
+            st.lists(st.binary(min_size=1, max_size=2000), max_size=3),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+async def test_a_file_may_be_cut_off_many_times(tmp_path_factory, parts):
+    """However often it goes on, a file holds what was flushed, in order, and nothing else."""
+    folder = tmp_path_factory.mktemp("sink")
+    for name in ("a.ndjson", "a.ndjson.gz", "a.ndjson.zst"):
+        path, position, kept = folder / name, None, b""
+        for flushed, lost in parts:
+            sink = open_sink(str(path))
+            assert await sink.open(position) is (Kept.PART if position else Kept.NOTHING)
+            await sink.write(flushed)
+            position = await sink.flush()
+            kept += b"".join(flushed)
+            await sink.write(lost)
+            sink._put(sink._encoder.sync())
+            crash(sink)
+        sink = open_sink(str(path))
+        assert await sink.open(position) is Kept.PART
+        await sink.close(whole=True)
+        assert in_one_piece(path) == kept
+        assert names(folder) == sorted(entry for entry in names(folder) if "partial" not in entry)
+
+
+async def test_an_unfinished_file_that_was_closed_is_gone_on_with(path):
+    """A run that was told to stop has ended its file; the next one takes the end off again."""
+    sink = open_sink(str(path))
+    await sink.open()
+    await sink.write(MANY)
+    position = await sink.flush()
+    assert "not whole" in await sink.close(whole=False)
+    again = open_sink(str(path))
+    assert await again.open(position) is Kept.PART
+    await again.write(LINES)
+    await again.close(whole=True)
+    assert in_one_piece(path) == b"".join([*MANY, *LINES])
+
+
+async def test_the_flush_right_after_going_on_gives_a_new_position(path):
+    """Written down at once, it is where a third run goes on."""
+    position = await begun(path, MANY, more=LINES)
+    second = open_sink(str(path))
+    assert await second.open(position) is Kept.PART
+    position = await second.flush()
+    crash(second)
+    third = open_sink(str(path))
+    assert await third.open(position) is Kept.PART
+    await third.close(whole=True)
+    assert in_one_piece(path) == b"".join(MANY)
+
+
+@pytest.mark.parametrize("records", [[], LINES, MANY])
+async def test_a_file_that_has_its_name_is_whole(path, records):
+    """Killed after the rename, the run has nothing to write; the file stays as it is."""
+    sink = open_sink(str(path))
+    await sink.open()
+    await sink.write(records)
+    position = await sink.flush()
+    await sink.close(whole=True)
+    before = path.read_bytes()
+    again = open_sink(str(path))
+    assert await again.open(position) is Kept.WHOLE
+    assert await again.close(whole=True) is None
+    assert path.read_bytes() == before
+    assert names(path.parent) == [path.name]
+
+
+async def test_another_file_of_the_name_is_not_the_runs_own(path):
+    """What somebody else put there, or a longer one, is not taken for what was written."""
+    position = await begun(path, MANY)
+    partial(path).unlink()
+    for other in (b"", b"other\n" * 20_000):
+        path.write_bytes(other)
+        sink = open_sink(str(path))
+        assert await sink.open(position) is Kept.NOTHING
+        await sink.close(whole=False)
+        assert path.read_bytes() == other
+
+
+def gone(path: Path, position: Position) -> None:  # noqa: ARG001
+    partial(path).unlink()
+
+
+def replaced(path: Path, position: Position) -> None:
+    partial(path).write_bytes(b"x" * (position["offset"] + 100))
+
+
+def shortened(path: Path, position: Position) -> None:
+    os.truncate(partial(path), position["offset"] - 1)
+
+
+def emptied(path: Path, position: Position) -> None:  # noqa: ARG001
+    os.truncate(partial(path), 0)
+
+
+def altered(path: Path, position: Position) -> None:
+    raw = bytearray(partial(path).read_bytes())
+    raw[position["offset"] - 1] ^= 1
+    partial(path).write_bytes(raw)
+
+
+@pytest.mark.parametrize("change", [gone, replaced, shortened, emptied, altered])
+async def test_a_file_that_is_not_what_was_written_is_begun_anew(path, change):
+    """Without what the position speaks of, the sink says that it has nothing, and has nothing."""
+    position = await begun(path, MANY, more=LINES)
+    change(path, position)
+    sink = open_sink(str(path))
+    assert await sink.open(position) is Kept.NOTHING
+    await sink.write(LINES)
+    await sink.close(whole=True)
+    assert in_one_piece(path) == b"".join(LINES)
+    assert names(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"offset": 0},
+        {"offset": -1},
+        {"offset": 10**15},
+        {"tail": "0" * 64},
+        {"path": "/elsewhere"},
+        {"more": 1},
+    ],
+)
+async def test_a_position_of_another_file_is_begun_anew(path, change):
+    """A position that does not fit to the last letter is none."""
+    position = await begun(path, MANY)
+    sink = open_sink(str(path))
+    assert await sink.open({**position, **change}) is Kept.NOTHING
+    await sink.close(whole=False)
+    assert names(path.parent) == []
+
+
+async def test_an_empty_position_is_none(path):
+    """Nor is one that says nothing."""
+    await begun(path, MANY)
+    sink = open_sink(str(path))
+    assert await sink.open({}) is Kept.NOTHING
+    await sink.close(whole=False)
+
+
+@pytest.mark.parametrize("name", ["out.ndjson.gz", "out.ndjson.zst"])
+async def test_a_damaged_unfinished_file_is_one_sentence(tmp_path, name):
+    """A hole far before the position, which the digest of the end does not see, is told of."""
+    path = tmp_path / name
+    noise = [os.urandom(50_000) for _ in range(6)]
+    position = await begun(path, noise)
+    raw = bytearray(partial(path).read_bytes())
+    raw[:1000] = bytes(1000)
+    partial(path).write_bytes(raw)
+    sink = open_sink(str(path))
+    with pytest.raises(SinkError) as caught:
+        await sink.open(position)
+    message = str(caught.value)
+    assert message.startswith(f"The unfinished file {partial(path)} is damaged (")
+    assert message.endswith("remove it, to begin anew.")
+    assert "\n" not in message
+    assert names(tmp_path) == [f"{name}.partial"]
+    assert partial(path).read_bytes() == raw
+    await sink.close(whole=False)
+    partial(path).unlink()
+    assert await open_sink(str(path)).open(position) is Kept.NOTHING
+
+
+async def test_two_runs_do_not_go_on_with_one_file(path):
+    """While one goes on, another with the same position is refused, and harms nothing."""
+    position = await begun(path, MANY)
+    first, second = open_sink(str(path)), open_sink(str(path))
+    assert await first.open(position) is Kept.PART
+    with pytest.raises(SinkError, match="Another run is writing"):
+        await second.open(position)
+    await first.write(LINES)
+    await first.close(whole=True)
+    assert in_one_piece(path) == b"".join([*MANY, *LINES])
+
+
+async def test_half_a_rewrite_of_a_killed_run_is_harmless(path):
+    """Killed while it compressed the beginning again, a run leaves what the next one needs."""
+    position = await begun(path, MANY)
+    partial(path).with_name(f"{path.name}.partial.new").write_bytes(b"half")
+    sink = open_sink(str(path))
+    assert await sink.open(position) is Kept.PART
+    await sink.close(whole=True)
+    assert in_one_piece(path) == b"".join(MANY)
+
+
+FULL_AGAIN = """
+import asyncio, hashlib, json, resource, sys
+from collector.errors import SinkError
+from collector.sinks.file import open_sink
+
+LINES = [hashlib.sha256(b"%d" % n).hexdigest().encode() + b"\\n" for n in range(300)]
+
+async def main():
+    first = open_sink(sys.argv[1])
+    await first.open()
+    await first.write(LINES)
+    position = await first.flush()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (position["offset"] + 2000, ) * 2)
+    try:
+        for n in range(200):
+            await first.write(LINES)
+            await first.flush()
+    except SinkError as error:
+        print(error)
+    print(await first.close(whole=True))
+    print(json.dumps(position))
+
+asyncio.run(main())
+"""
+
+
+async def test_a_full_disk_leaves_what_was_flushed(path):
+    """The unfinished file keeps all up to a flush, and is gone on with once there is room."""
+    program = [sys.executable, "-c", FULL_AGAIN, str(path)]
+    done = await asyncio.to_thread(
+        subprocess.run, program, capture_output=True, text=True, check=True
+    )
+    error, note, position = done.stdout.splitlines()
+    assert error == f"Cannot write to {path}: File too large."
+    assert note in {"None", f"What was read is in {partial(path)}, not whole"}
+    assert names(path.parent) == [f"{path.name}.partial"]
+    sink = open_sink(str(path))
+    assert await sink.open(json.loads(position)) is Kept.PART
+    await sink.close(whole=True)
+    lines = in_one_piece(path).splitlines()
+    assert len(lines) == len(set(lines)) == 300
