@@ -89,6 +89,8 @@ def _option(name: str, field: Any) -> click.Option:
 def _default(value: Any, metavar: str) -> str:
     if value in (None, False, (), {}):
         return ""
+    if isinstance(value, tuple):
+        value = ", ".join(value)
     return f"  [{value:g}s]" if metavar == "D" else f"  [{value}]"
 
 

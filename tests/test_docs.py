@@ -41,6 +41,7 @@ from collector.tables import load_table
 from collector.testing import Estate, FakeAws, credentials_for
 from collector.validate import validate_lines
 from tests.event_values import job
+from tests.sinks.sink_rows import RUN, rows
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -100,7 +101,7 @@ def shown_default(name):
         units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
         unit = next(unit for unit, size in units.items() if field.default % size == 0)
         return f"{field.default / units[unit]:g}{unit}"
-    return str(field.default)
+    return ", ".join(field.default) if isinstance(field.default, tuple) else str(field.default)
 
 
 def render_run():
@@ -108,17 +109,17 @@ def render_run():
     flags = options(COMMANDS["run"])
     groups = {}
     for name, field in setting_fields().items():
-        cells = (
+        row = (
             code(f"{flags[name].opts[0]} {flags[name].metavar or ''}".strip()),
             prose(field.description),
             code(shown_default(name)),
             code(f"COLLECTOR_{name.upper()}"),
         )
-        groups.setdefault(field.json_schema_extra["group"], []).append(cells)
+        groups.setdefault(field.json_schema_extra["group"], []).append(row)
     lines = []
-    for group, rows in groups.items():
+    for group, cells in groups.items():
         lines += ["", f"{group}:", "", "| option | meaning | default | variable |"]
-        lines += ["| --- | --- | --- | --- |", *(f"| {' | '.join(row)} |" for row in rows)]
+        lines += ["| --- | --- | --- | --- |", *(f"| {' | '.join(row)} |" for row in cells)]
     return "\n".join([*lines, "", ""])
 
 
@@ -517,7 +518,7 @@ async def test_the_sink_example_takes_a_run(monkeypatch, aws, tmp_path):
     settings = Settings(
         accounts="organization", role_name="Reader", sink="sqlite://jobs.db", regions=["us-east-1"]
     )
-    assert isinstance(base.open_sink(settings.sink), Sink)
+    assert isinstance(base.open_sinks(settings.sink, RUN), Sink)
     for taken in (1, 2):
         async with Collector(settings) as c:
             await c.run()
@@ -530,9 +531,9 @@ async def test_the_sink_example_takes_a_run(monkeypatch, aws, tmp_path):
 async def test_the_sink_example_hides_what_is_not_whole(monkeypatch, tmp_path):
     """A run that did not end leaves the last whole one in place, and says where its own is."""
     monkeypatch.chdir(tmp_path)
-    opened = run_example(block("sink")).open_sink("sqlite://jobs.db")
+    opened = run_example(block("sink")).open_sink("sqlite://jobs.db", RUN)
     await opened.open()
-    await opened.write([b"{}\n"])
+    await opened.write(rows([b"{}\n"]))
     await opened.flush()
     assert "partial" in await opened.close(whole=False)
     assert await opened.close(whole=False) is None
@@ -543,7 +544,7 @@ async def test_the_sink_example_hides_what_is_not_whole(monkeypatch, tmp_path):
 
 async def test_the_sink_example_says_what_is_wrong(tmp_path):
     """Where nothing can be written, one sentence says so before AWS is asked."""
-    opened = run_example(block("sink")).open_sink(f"sqlite://{tmp_path}/no/jobs.db")
+    opened = run_example(block("sink")).open_sink(f"sqlite://{tmp_path}/no/jobs.db", RUN)
     with pytest.raises(errors.SinkError, match="Cannot write to"):
         await opened.open()
 

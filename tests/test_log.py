@@ -39,6 +39,7 @@ EVENTS: list[events.Event] = [
     events.TargetResumed(TARGET, 10, 2, 1),
     page(TARGET, 100),
     events.JobsUnchanged(TARGET, (job("arn:same"),)),
+    events.RecordRefused(TARGET, job("arn:big"), "firehose://jobs", "too large"),
     events.CallEnded(*TARGET.key, "DescribeTrainingJob", "ok", retried=False, seconds=0.1),
     events.CallEnded(*TARGET.key, "DescribeTrainingJob", "throttled", retried=True, seconds=0.1),
     events.CallEnded(*TARGET.key, "DescribeTrainingJob", "refused", retried=False, seconds=0.1),

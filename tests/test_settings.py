@@ -40,7 +40,7 @@ def test_flags_win_over_environment_over_file_over_defaults(file):
     environ = {"COLLECTOR_HEADROOM": "0.2", "COLLECTOR_MAX_IN_FLIGHT": "2", "COLLECTOR_SINK": "e"}
     found = load_settings({"headroom": 0.3, "max_in_flight": "3"}, file=path, environ=environ)
     assert (found.headroom, found.max_in_flight) == (0.3, 3)
-    assert (found.sink, found.tags, found.extra) == ("e", "none", "drop")
+    assert (found.sink, found.tags, found.extra) == (("e",), "none", "drop")
     found = load_settings({}, file=path, environ=environ)
     assert (found.headroom, found.max_in_flight) == (0.2, 2)
     assert load_settings({}, file=path).headroom == 0.1
@@ -83,19 +83,19 @@ def test_a_setting_is_the_same_in_every_layer(layer, case, file):
 def test_dashes_are_underscores_in_a_file(file):
     """Names may be written in a file as on the command line; empty keys are left open."""
     found = load_settings({}, file=file("max-in-flight: 5\nsink:\nlog-level: debug\n"))
-    assert (found.max_in_flight, found.sink, found.log_level) == (5, "-", "debug")
+    assert (found.max_in_flight, found.sink, found.log_level) == (5, ("-",), "debug")
 
 
 def test_empty_variables_are_not_set():
     """A variable that is there but empty leaves the default."""
-    assert load_settings({}, environ={"COLLECTOR_SINK": "", "COLLECTOR_HEADROOM": ""}).sink == "-"
+    assert load_settings({}, environ={"COLLECTOR_SINK": "", "COLLECTOR_HEADROOM": ""}).sink == ("-",)
 
 
 def test_the_library_reads_no_environment(monkeypatch):
     """`Settings()` depends on its arguments alone."""
     monkeypatch.setenv("COLLECTOR_SINK", "elsewhere")
     monkeypatch.setenv("COLLECTOR_HEADROOM", "nonsense")
-    assert Settings().sink == "-"
+    assert Settings().sink == ("-",)
     assert Settings(regions=["us-east-1"]).regions == ("us-east-1",)
 
 

@@ -8,6 +8,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from sink_rows import RUN, rows
 
 from collector.errors import ConfigurationError, SinkClosedError, SinkError
 from collector.sinks import base
@@ -30,7 +31,7 @@ LINES = [b'{"a":1}\n', b'{"b":2}\n']
 )
 def test_a_sink_is_found_by_the_form_of_its_uri(uri, kind):
     """A dash is stdout, and what has no scheme is a path."""
-    sink = open_sink(uri)
+    sink = open_sink(uri, RUN)
     assert type(sink) is kind
     assert isinstance(sink, Sink)
 
@@ -38,7 +39,7 @@ def test_a_sink_is_found_by_the_form_of_its_uri(uri, kind):
 def test_an_unknown_scheme_lists_what_there_is():
     """The sentence says what was asked for and what may be asked for."""
     with pytest.raises(ConfigurationError) as caught:
-        open_sink("carrier+pigeon://loft/1")
+        open_sink("carrier+pigeon://loft/1", RUN)
     text = str(caught.value)
     assert text.startswith("There is no sink for carrier+pigeon://")
     assert "- (stdout)" in text
@@ -49,14 +50,14 @@ def test_an_unknown_scheme_lists_what_there_is():
 
 def test_others_add_sinks_by_an_entry_point(monkeypatch):
     """A module of another package is found by its schemes, and is listed with the rest."""
-    pigeon = SimpleNamespace(SCHEMES=("pigeon",), open_sink=lambda uri: ("flies to", uri))
+    pigeon = SimpleNamespace(SCHEMES=("pigeon",), open_sink=lambda uri, _: ("flies to", uri))
     point = SimpleNamespace(load=lambda: pigeon)
     groups = {"collector.sinks": [point]}
     monkeypatch.setattr(base, "entry_points", lambda *, group: groups.get(group, []))
-    assert open_sink("pigeon://loft") == ("flies to", "pigeon://loft")
-    assert type(open_sink("-")) is StdoutSink
+    assert open_sink("pigeon://loft", RUN) == ("flies to", "pigeon://loft")
+    assert type(open_sink("-", RUN)) is StdoutSink
     with pytest.raises(ConfigurationError, match="pigeon://"):
-        open_sink("dove://loft")
+        open_sink("dove://loft", RUN)
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ async def test_records_go_out_as_they_come(pipe):
     read, write = pipe
     sink = StdoutSink(write)
     await sink.open()
-    await sink.write(LINES)
+    await sink.write(rows(LINES))
     assert os.read(read, 1000) == b"".join(LINES)
     await sink.flush()
     assert await sink.close(whole=True) is None
@@ -89,7 +90,7 @@ async def test_a_slow_reader_loses_nothing(pipe):
     read, write = pipe
     sink = StdoutSink(write)
     lines = [bytes([65 + index]) * 50_000 + b"\n" for index in range(20)]
-    task = asyncio.create_task(sink.write(lines))
+    task = asyncio.create_task(sink.write(rows(lines)))
     got: list[bytes] = []
 
     def drain() -> None:
@@ -108,7 +109,7 @@ async def test_a_short_write_is_gone_on_with(pipe, monkeypatch):
     read, write = pipe
     whole = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: whole(descriptor, data[:3]))
-    await StdoutSink(write).write(LINES)
+    await StdoutSink(write).write(rows(LINES))
     assert os.read(read, 1000) == b"".join(LINES)
 
 
@@ -119,7 +120,7 @@ async def test_a_reader_that_leaves_ends_quietly(pipe):
     sink = StdoutSink(write)
     await sink.open()
     with pytest.raises(SinkClosedError) as caught:
-        await sink.write(LINES)
+        await sink.write(rows(LINES))
     assert caught.value.exit_status == 0
     await sink.close(whole=False)
 
@@ -136,7 +137,7 @@ async def test_a_full_disk_behind_stdout_is_a_failure(tmp_path):
     descriptor = os.open(tmp_path / "file", os.O_RDONLY | os.O_CREAT)
     try:
         with pytest.raises(SinkError, match="Cannot write to standard output: ") as caught:
-            await StdoutSink(descriptor).write(LINES)
+            await StdoutSink(descriptor).write(rows(LINES))
     finally:
         os.close(descriptor)
     assert not isinstance(caught.value, SinkClosedError)

@@ -16,6 +16,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sink_rows import RUN, rows
 
 from collector.errors import ConfigurationError, SinkClosedError, SinkError
 from collector.sinks.base import Kept, Position, Sink
@@ -43,10 +44,10 @@ def names(folder: Path) -> list[str]:
 
 
 async def write(path: Path, *batches: list[bytes], whole: bool = True) -> str | None:
-    sink = open_sink(str(path))
+    sink = open_sink(str(path), RUN)
     await sink.open()
     for batch in batches:
-        await sink.write(batch)
+        await sink.write(rows(batch))
     await sink.flush()
     return await sink.close(whole=whole)
 
@@ -58,7 +59,7 @@ def path(request, tmp_path) -> Path:
 
 async def test_what_is_written_is_read_again(path):
     """Records come back as they went in, plain or compressed, and nothing else is left."""
-    assert isinstance(open_sink(str(path)), Sink)
+    assert isinstance(open_sink(str(path), RUN), Sink)
     assert await write(path, LINES, [], LINES[:1]) is None
     assert content(path) == b"".join([*LINES, LINES[0]])
     assert list(open_lines(str(path))) == [*LINES, LINES[0]]
@@ -77,18 +78,18 @@ async def test_any_bytes_are_read_again(tmp_path_factory, batches):
 
 async def test_nothing_appears_before_the_end(path):
     """Until it is closed as whole, a file is not there under its name, or is the old one."""
-    sink = open_sink(str(path))
+    sink = open_sink(str(path), RUN)
     await sink.open()
-    await sink.write(LINES)
+    await sink.write(rows(LINES))
     await sink.flush()
     assert not path.exists()
     assert partial(path).exists()
     await sink.close(whole=True)
     assert content(path) == b"".join(LINES)
     first = path.read_bytes()
-    again = open_sink(str(path))
+    again = open_sink(str(path), RUN)
     await again.open()
-    await again.write(LINES[:1])
+    await again.write(rows(LINES[:1]))
     await again.flush()
     assert path.read_bytes() == first
     await again.close(whole=True)
@@ -135,9 +136,9 @@ async def test_an_old_partial_file_is_started_anew(path):
 @pytest.mark.parametrize("whole", [True, False])
 async def test_closing_twice_does_nothing(path, whole):
     """A second close is quiet, whatever it says, and does not undo the first."""
-    sink = open_sink(str(path))
+    sink = open_sink(str(path), RUN)
     await sink.open()
-    await sink.write(LINES)
+    await sink.write(rows(LINES))
     await sink.close(whole=whole)
     before = {entry.name: entry.read_bytes() for entry in path.parent.iterdir()}
     assert await sink.close(whole=not whole) is None
@@ -146,25 +147,25 @@ async def test_closing_twice_does_nothing(path, whole):
 
 async def test_a_closed_sink_takes_nothing(tmp_path):
     """Writing before open and after close is a SinkError, not a loss."""
-    sink = open_sink(str(tmp_path / "out.ndjson"))
+    sink = open_sink(str(tmp_path / "out.ndjson"), RUN)
     with pytest.raises(SinkError, match="is not open"):
-        await sink.write(LINES)
+        await sink.write(rows(LINES))
     await sink.open()
     await sink.close(whole=True)
     with pytest.raises(SinkError, match="is not open"):
-        await sink.write(LINES)
+        await sink.write(rows(LINES))
 
 
 async def test_a_second_run_on_the_same_file_is_refused(path):
     """Two runs never write one file: the second is told so and harms nothing."""
-    first, second = open_sink(str(path)), open_sink(str(path))
+    first, second = open_sink(str(path), RUN), open_sink(str(path), RUN)
     await first.open()
-    await first.write(LINES)
+    await first.write(rows(LINES))
     await first.flush()
     with pytest.raises(SinkError, match="Another run is writing"):
         await second.open()
     assert await second.close(whole=False) is None
-    await first.write(LINES)
+    await first.write(rows(LINES))
     await first.close(whole=True)
     assert content(path) == b"".join(LINES * 2)
     await write(path, LINES)
@@ -180,10 +181,10 @@ async def test_a_cancelled_write_is_finished_before_the_end(tmp_path, monkeypatc
         go.wait(5)
         return whole(descriptor, data[:5])
 
-    sink = open_sink(str(tmp_path / "out.ndjson"))
+    sink = open_sink(str(tmp_path / "out.ndjson"), RUN)
     await sink.open()
     monkeypatch.setattr(os, "write", slow)
-    writing = asyncio.create_task(sink.write(LINES))
+    writing = asyncio.create_task(sink.write(rows(LINES)))
     await asyncio.to_thread(started.wait)
     writing.cancel()
     await asyncio.gather(writing, return_exceptions=True)
@@ -199,13 +200,13 @@ async def test_a_cancelled_write_is_finished_before_the_end(tmp_path, monkeypatc
 def test_a_folder_is_no_file(name, tmp_path):
     """A folder is refused before anything is opened."""
     with pytest.raises(ConfigurationError, match="is a folder"):
-        open_sink(f"{tmp_path}/{name}")
+        open_sink(f"{tmp_path}/{name}", RUN)
 
 
 async def test_a_missing_folder_is_one_sentence(tmp_path):
     """A folder that does not exist is told of when the sink is opened."""
     with pytest.raises(SinkError, match=r"Cannot write to .*none/out\.ndjson: No such file"):
-        await open_sink(str(tmp_path / "none" / "out.ndjson")).open()
+        await open_sink(str(tmp_path / "none" / "out.ndjson"), RUN).open()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -214,12 +215,12 @@ async def test_what_may_not_be_written_is_told_at_once(tmp_path):
     path = tmp_path / "out.ndjson"
     path.touch(mode=0o400)
     with pytest.raises(SinkError, match="Cannot write to"):
-        await open_sink(str(path)).open()
+        await open_sink(str(path), RUN).open()
     path.unlink()
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(SinkError, match="Permission denied"):
-            await open_sink(str(path)).open()
+            await open_sink(str(path), RUN).open()
     finally:
         tmp_path.chmod(0o700)
 
@@ -230,8 +231,15 @@ async def test_a_file_that_may_not_be_replaced_is_refused(tmp_path, monkeypatch)
     path.touch()
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(SinkError, match="may not be replaced"):
-        await open_sink(str(path)).open()
+        await open_sink(str(path), RUN).open()
     assert names(tmp_path) == ["out.ndjson"]
+
+
+HERE = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from sink_rows import RUN, rows
+"""
 
 
 FULL = """
@@ -240,11 +248,11 @@ from collector.errors import SinkError
 from collector.sinks.file import open_sink
 
 async def main():
-    sink = open_sink(sys.argv[1])
+    sink = open_sink(sys.argv[1], RUN)
     await sink.open()
     try:
         for _ in range(100):
-            await sink.write([bytes(range(256)) * 400])
+            await sink.write(rows([bytes(range(256)) * 400]))
     except SinkError as error:
         print(error)
     print(await sink.close(whole=True))
@@ -259,7 +267,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     """Where a file can grow no further, the sink fails, and nothing looks like a result."""
     path = tmp_path / "out.ndjson"
     done = subprocess.run(
-        [sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", HERE + FULL, str(path)], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [f"Cannot write to {path}: File too large.", "None"]
     assert names(tmp_path) == []
@@ -268,10 +276,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 async def test_a_full_device_is_one_sentence():
     """A device without room is told of by name."""
-    sink = open_sink("/dev/full")
+    sink = open_sink("/dev/full", RUN)
     await sink.open()
     with pytest.raises(SinkError, match="Cannot write to /dev/full: No space left"):
-        await sink.write(LINES)
+        await sink.write(rows(LINES))
     await sink.close(whole=False)
     assert "full.partial" not in names(Path("/dev"))
 
@@ -309,7 +317,7 @@ async def test_a_fifo_whose_reader_leaves_ends_quietly(tmp_path):
     await sink.open()
     await asyncio.to_thread(reader.join)
     with pytest.raises(SinkClosedError):
-        await sink.write(LINES)
+        await sink.write(rows(LINES))
     assert await sink.close(whole=False) is None
 
 
@@ -324,13 +332,13 @@ def crash(sink: FileSink) -> None:
 
 async def begun(path: Path, *batches: list[bytes], more: list[bytes] = ()) -> Position:
     """A file that was cut off: ``batches`` were flushed, ``more`` only written; its position."""
-    sink = open_sink(str(path))
+    sink = open_sink(str(path), RUN)
     assert await sink.open() is Kept.NOTHING
     for batch in batches:
-        await sink.write(batch)
+        await sink.write(rows(batch))
     position = await sink.flush()
     if more:
-        await sink.write(more)
+        await sink.write(rows(more))
         sink._put(sink._encoder.sync())
     crash(sink)
     return position
@@ -361,10 +369,10 @@ MANY = [b'{"n":%d,"x":"%s"}\n' % (n, b"ab" * (n % 50)) for n in range(3000)]
 
 async def test_a_flush_gives_a_position_in_json(path):
     """A position can be written down; it moves with what was flushed, and with nothing else."""
-    sink = open_sink(str(path))
+    sink = open_sink(str(path), RUN)
     await sink.open()
     positions = [await sink.flush(), await sink.flush()]
-    await sink.write(LINES)
+    await sink.write(rows(LINES))
     positions += [await sink.flush(), await sink.flush()]
     assert positions[0] == positions[1]
     assert positions[0] != positions[2]
@@ -378,11 +386,11 @@ async def test_a_flush_gives_a_position_in_json(path):
 async def test_an_unfinished_file_is_gone_on_with(path, first, more):
     """What was written after the position is cut off; the end is one whole file, in one piece."""
     position = await begun(path, first, more=more)
-    sink = open_sink(str(path))
+    sink = open_sink(str(path), RUN)
     assert await sink.open(position) is Kept.PART
     assert not path.exists()
-    await sink.write([b"again\n"])
-    await sink.write(MANY[:5])
+    await sink.write(rows([b"again\n"]))
+    await sink.write(rows(MANY[:5]))
     await sink.close(whole=True)
     assert in_one_piece(path) == b"".join([*first, b"again\n", *MANY[:5]])
     assert content(path) == in_one_piece(path)
@@ -406,15 +414,15 @@ async def test_a_file_may_be_cut_off_many_times(tmp_path_factory, parts):
     for name in ("a.ndjson", "a.ndjson.gz", "a.ndjson.zst"):
         path, position, kept = folder / name, None, b""
         for flushed, lost in parts:
-            sink = open_sink(str(path))
+            sink = open_sink(str(path), RUN)
             assert await sink.open(position) is (Kept.PART if position else Kept.NOTHING)
-            await sink.write(flushed)
+            await sink.write(rows(flushed))
             position = await sink.flush()
             kept += b"".join(flushed)
-            await sink.write(lost)
+            await sink.write(rows(lost))
             sink._put(sink._encoder.sync())
             crash(sink)
-        sink = open_sink(str(path))
+        sink = open_sink(str(path), RUN)
         assert await sink.open(position) is Kept.PART
         await sink.close(whole=True)
         assert in_one_piece(path) == kept
@@ -423,14 +431,14 @@ async def test_a_file_may_be_cut_off_many_times(tmp_path_factory, parts):
 
 async def test_an_unfinished_file_that_was_closed_is_gone_on_with(path):
     """A run that was told to stop has ended its file; the next one takes the end off again."""
-    sink = open_sink(str(path))
+    sink = open_sink(str(path), RUN)
     await sink.open()
-    await sink.write(MANY)
+    await sink.write(rows(MANY))
     position = await sink.flush()
     assert "not whole" in await sink.close(whole=False)
-    again = open_sink(str(path))
+    again = open_sink(str(path), RUN)
     assert await again.open(position) is Kept.PART
-    await again.write(LINES)
+    await again.write(rows(LINES))
     await again.close(whole=True)
     assert in_one_piece(path) == b"".join([*MANY, *LINES])
 
@@ -438,11 +446,11 @@ async def test_an_unfinished_file_that_was_closed_is_gone_on_with(path):
 async def test_the_flush_right_after_going_on_gives_a_new_position(path):
     """Written down at once, it is where a third run goes on."""
     position = await begun(path, MANY, more=LINES)
-    second = open_sink(str(path))
+    second = open_sink(str(path), RUN)
     assert await second.open(position) is Kept.PART
     position = await second.flush()
     crash(second)
-    third = open_sink(str(path))
+    third = open_sink(str(path), RUN)
     assert await third.open(position) is Kept.PART
     await third.close(whole=True)
     assert in_one_piece(path) == b"".join(MANY)
@@ -451,13 +459,13 @@ async def test_the_flush_right_after_going_on_gives_a_new_position(path):
 @pytest.mark.parametrize("records", [[], LINES, MANY])
 async def test_a_file_that_has_its_name_is_whole(path, records):
     """Killed after the rename, the run has nothing to write; the file stays as it is."""
-    sink = open_sink(str(path))
+    sink = open_sink(str(path), RUN)
     await sink.open()
-    await sink.write(records)
+    await sink.write(rows(records))
     position = await sink.flush()
     await sink.close(whole=True)
     before = path.read_bytes()
-    again = open_sink(str(path))
+    again = open_sink(str(path), RUN)
     assert await again.open(position) is Kept.WHOLE
     assert await again.close(whole=True) is None
     assert path.read_bytes() == before
@@ -470,7 +478,7 @@ async def test_another_file_of_the_name_is_not_the_runs_own(path):
     partial(path).unlink()
     for other in (b"", b"other\n" * 20_000):
         path.write_bytes(other)
-        sink = open_sink(str(path))
+        sink = open_sink(str(path), RUN)
         assert await sink.open(position) is Kept.NOTHING
         await sink.close(whole=False)
         assert path.read_bytes() == other
@@ -503,9 +511,9 @@ async def test_a_file_that_is_not_what_was_written_is_begun_anew(path, change):
     """Without what the position speaks of, the sink says that it has nothing, and has nothing."""
     position = await begun(path, MANY, more=LINES)
     change(path, position)
-    sink = open_sink(str(path))
+    sink = open_sink(str(path), RUN)
     assert await sink.open(position) is Kept.NOTHING
-    await sink.write(LINES)
+    await sink.write(rows(LINES))
     await sink.close(whole=True)
     assert in_one_piece(path) == b"".join(LINES)
     assert names(path.parent) == [path.name]
@@ -525,7 +533,7 @@ async def test_a_file_that_is_not_what_was_written_is_begun_anew(path, change):
 async def test_a_position_of_another_file_is_begun_anew(path, change):
     """A position that does not fit to the last letter is none."""
     position = await begun(path, MANY)
-    sink = open_sink(str(path))
+    sink = open_sink(str(path), RUN)
     assert await sink.open({**position, **change}) is Kept.NOTHING
     await sink.close(whole=False)
     assert names(path.parent) == []
@@ -534,7 +542,7 @@ async def test_a_position_of_another_file_is_begun_anew(path, change):
 async def test_an_empty_position_is_none(path):
     """Nor is one that says nothing."""
     await begun(path, MANY)
-    sink = open_sink(str(path))
+    sink = open_sink(str(path), RUN)
     assert await sink.open({}) is Kept.NOTHING
     await sink.close(whole=False)
 
@@ -548,7 +556,7 @@ async def test_a_damaged_unfinished_file_is_one_sentence(tmp_path, name):
     raw = bytearray(partial(path).read_bytes())
     raw[:1000] = bytes(1000)
     partial(path).write_bytes(raw)
-    sink = open_sink(str(path))
+    sink = open_sink(str(path), RUN)
     with pytest.raises(SinkError) as caught:
         await sink.open(position)
     message = str(caught.value)
@@ -559,17 +567,17 @@ async def test_a_damaged_unfinished_file_is_one_sentence(tmp_path, name):
     assert partial(path).read_bytes() == raw
     await sink.close(whole=False)
     partial(path).unlink()
-    assert await open_sink(str(path)).open(position) is Kept.NOTHING
+    assert await open_sink(str(path), RUN).open(position) is Kept.NOTHING
 
 
 async def test_two_runs_do_not_go_on_with_one_file(path):
     """While one goes on, another with the same position is refused, and harms nothing."""
     position = await begun(path, MANY)
-    first, second = open_sink(str(path)), open_sink(str(path))
+    first, second = open_sink(str(path), RUN), open_sink(str(path), RUN)
     assert await first.open(position) is Kept.PART
     with pytest.raises(SinkError, match="Another run is writing"):
         await second.open(position)
-    await first.write(LINES)
+    await first.write(rows(LINES))
     await first.close(whole=True)
     assert in_one_piece(path) == b"".join([*MANY, *LINES])
 
@@ -578,7 +586,7 @@ async def test_half_a_rewrite_of_a_killed_run_is_harmless(path):
     """Killed while it compressed the beginning again, a run leaves what the next one needs."""
     position = await begun(path, MANY)
     partial(path).with_name(f"{path.name}.partial.new").write_bytes(b"half")
-    sink = open_sink(str(path))
+    sink = open_sink(str(path), RUN)
     assert await sink.open(position) is Kept.PART
     await sink.close(whole=True)
     assert in_one_piece(path) == b"".join(MANY)
@@ -592,14 +600,14 @@ from collector.sinks.file import open_sink
 LINES = [hashlib.sha256(b"%d" % n).hexdigest().encode() + b"\\n" for n in range(300)]
 
 async def main():
-    first = open_sink(sys.argv[1])
+    first = open_sink(sys.argv[1], RUN)
     await first.open()
-    await first.write(LINES)
+    await first.write(rows(LINES))
     position = await first.flush()
     resource.setrlimit(resource.RLIMIT_FSIZE, (position["offset"] + 2000, ) * 2)
     try:
         for n in range(200):
-            await first.write(LINES)
+            await first.write(rows(LINES))
             await first.flush()
     except SinkError as error:
         print(error)
@@ -612,7 +620,7 @@ asyncio.run(main())
 
 async def test_a_full_disk_leaves_what_was_flushed(path):
     """The unfinished file keeps all up to a flush, and is gone on with once there is room."""
-    program = [sys.executable, "-c", FULL_AGAIN, str(path)]
+    program = [sys.executable, "-c", HERE + FULL_AGAIN, str(path)]
     done = await asyncio.to_thread(
         subprocess.run, program, capture_output=True, text=True, check=True
     )
@@ -620,7 +628,7 @@ async def test_a_full_disk_leaves_what_was_flushed(path):
     assert error == f"Cannot write to {path}: File too large."
     assert note in {"None", f"What was read is in {partial(path)}, not whole"}
     assert names(path.parent) == [f"{path.name}.partial"]
-    sink = open_sink(str(path))
+    sink = open_sink(str(path), RUN)
     assert await sink.open(json.loads(position)) is Kept.PART
     await sink.close(whole=True)
     lines = in_one_piece(path).splitlines()
