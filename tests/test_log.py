@@ -83,6 +83,13 @@ def test_a_run_is_told_in_few_lines(capsys):
             "table": "aws_sagemaker_trainingjob",
         },
         {
+            "event": "record refused",
+            "level": "warning",
+            "arn": "arn:big",
+            "sink": "firehose://jobs",
+            "error": "too large",
+        },
+        {
             "event": "job failed",
             "level": "warning",
             "arn": "arn:failed",
