@@ -248,7 +248,7 @@ class Collector:
         settings = self._settings
         self._remember(" ".join(settings.sink))
         journal = self._journal
-        run = Run(settings.table, journal.run_id, journal.started_at, settings)
+        run = Run(settings.table, journal.run_id, journal.started_at, settings, self._observe)
         try:
             await self._run(open_sinks(settings.sink, run))
         finally:
@@ -310,9 +310,7 @@ class Collector:
         await journal.open()
         kept = Kept.NOTHING
         if sink is not None:
-            kept = await sink.open(journal.position)
-            if kept is Kept.WHOLE and not journal.delivered:
-                kept = await sink.open()  # somebody gave it its name before its time
+            kept = await self._open(sink)
         journal.begin(kept, flush_every=getattr(sink, "flush_every", 0.0))
         self._history = journal
         if failures is not None:
@@ -324,6 +322,16 @@ class Collector:
             self._crawl = Crawl(settings, self._observe, self._history)
             if self._halted:
                 self._crawl.halt()
+        return kept
+
+    async def _open(self, sink: Sink) -> Kept:
+        try:
+            kept = await sink.open(self._journal.position)
+            if kept is Kept.WHOLE and not self._journal.delivered:
+                kept = await sink.open()  # somebody gave it its name before its time
+        except BaseException:
+            await sink.close(whole=False)  # of several, some may be open
+            raise
         return kept
 
     def _replay(self) -> None:

@@ -33,7 +33,10 @@ from collector.errors import (
 from collector.model import Wire
 from collector.text import clean
 
-THROTTLED = frozenset(ThrottledRetryableChecker._THROTTLED_ERROR_CODES) | {"ThrottledException"}  # noqa: SLF001
+THROTTLED = frozenset(ThrottledRetryableChecker._THROTTLED_ERROR_CODES) | {
+    "KMSThrottlingException",  # a Kinesis stream that is encrypted
+    "ThrottledException",
+}
 TRANSIENT = frozenset(
     {
         "IDPCommunicationError",

@@ -8,6 +8,7 @@ what an answer means: `retry.py` does.
 from __future__ import annotations
 
 import asyncio
+import io
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from yarl import URL
 
 from collector.aws.sigv4 import Credentials, sign
 
+_LARGE = 1 << 20
 _SKEW_STEP = 60.0
 """Seconds. A smaller difference is the network's delay and the Date header's whole second."""
 
@@ -167,7 +169,8 @@ class Wire:
         headers.update(template.unsigned)
         async with self._session.post(
             template.url,
-            data=body,
+            # As bytes, aiohttp would warn of a body that is sent by one write.
+            data=io.BytesIO(body) if len(body) > _LARGE else body,
             headers=headers,
             proxy=template.proxy,
             ssl=self._ssl,

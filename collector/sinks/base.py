@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from collector import sinks
 from collector.errors import ConfigurationError, SinkError
+from collector.events import Event, Observer
 from collector.settings import Settings
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -66,14 +67,19 @@ class Permission(NamedTuple):
     resources: list[str]
 
 
+def _nobody(_: Event, /) -> None:
+    """The observer where nobody watches."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a sink may want to know of the run; ``started_at`` is in epoch seconds."""
+    """What a sink may want to know of the run, and its observer; ``started_at`` in epoch seconds."""
 
     table: str
     run_id: str
     started_at: float
     settings: Settings
+    observe: Observer = _nobody
 
 
 @runtime_checkable
