@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -480,8 +480,10 @@ class TargetCrawl:
             return dict.fromkeys((job.arn for job in jobs), None)
         if self._plan.tags == "each" or self._bulk_failures > 1:
             return {}
+        # Its faults are not the describes': a tag call that hangs must not cost a job.
+        access = replace(self._access, patience=self._access.patience.another())
         try:
-            found, whole = await bulk_tags(self._client, self._access, [job.arn for job in jobs])
+            found, whole = await bulk_tags(self._client, access, [job.arn for job in jobs])
             self._bulk_failures = 0
         except CollectorError as error:
             # A refusal will be repeated; after a fault, the next page asks once more.

@@ -426,6 +426,18 @@ def test_files_that_the_readme_names_exist():
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def test_tests_behind_the_promises_exist():
+    """Each promise names its tests, and they are there."""
+    rows = table_rows("promise | test")
+    assert len(rows) > 10
+    for promise, tests in rows:
+        named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", tests)
+        assert named, promise
+        for file, test in named:
+            text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert not test or re.search(rf"^(async )?def {test}\(", text, re.MULTILINE), test
+
+
 # ----------------------------------------------------------------------------------- examples
 
 

@@ -68,6 +68,10 @@ class Patience:
         """Bear no failure from now on: the run is being stopped."""
         self._abandoned = True
 
+    def another(self) -> Patience:
+        """As much patience, for calls whose failures say nothing about the others'."""
+        return Patience(self._give_up_after, self._clock)
+
     @property
     def remaining(self) -> float:
         """Seconds until it is time to give up, if nothing succeeds before."""

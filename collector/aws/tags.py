@@ -49,21 +49,31 @@ async def bulk_tags(
 async def listed_tags(client: AwsClient, access: Access, table: Table, arn: str) -> list[str]:
     """All tags of one resource, every page of them. Raises CallError."""
     operation = table.tags
-    params: dict[str, Any] = {
+    first: dict[str, Any] = {
         operation.arn_param: arn,
         operation.page_size_param: operation.page_size,
     }
+    params = first
     tags: list[Any] = []
     tokens: set[str] = set()
+    begun = 1
     while True:
-        answer = await client.json(
-            access,
-            table.service,
-            operation.name,
-            params,
-            required=(operation.items,),
-            attempts=ATTEMPTS,
-        )
+        try:
+            answer = await client.json(
+                access,
+                table.service,
+                operation.name,
+                params,
+                required=(operation.items,),
+                attempts=ATTEMPTS,
+            )
+        except RejectedError:
+            # A token that ran out is refused, worded in many ways: from the first page again.
+            if params is first or begun == ATTEMPTS:
+                raise
+            params, tags, tokens = first, [], set()
+            begun += 1
+            continue
         _note_mended(client, answer)
         tags += _objects(operation.name, answer[operation.items])
         token = answer.get("NextToken")

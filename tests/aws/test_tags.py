@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from collector.aws.mend import Mended
-from collector.aws.tags import bulk_tags, listed_tags, tag_strings
+from collector.aws.tags import ATTEMPTS, bulk_tags, listed_tags, tag_strings
 from collector.errors import DeniedError, RejectedError
 from collector.events import FieldsNoted
 from collector.tables import load_table
@@ -75,6 +75,28 @@ async def test_a_token_that_repeats_is_refused():
     with pytest.raises(RejectedError, match="EndlessList"):
         await listed_tags(client, None, TABLE, ARN)
     assert len(client.asked) == 2
+
+
+async def test_a_token_that_ran_out_is_begun_again():
+    """The list starts from its first page once more, and no tag comes twice."""
+    refused = RejectedError("ListTags", "ValidationException", "Invalid token")
+    client = Client(
+        {"Tags": tags(b="1"), "NextToken": "t1"},
+        refused,
+        {"Tags": tags(b="1"), "NextToken": "t2"},
+        {"Tags": tags(a="2")},
+    )
+    assert await listed_tags(client, None, TABLE, ARN) == ["a:2", "b:1"]
+    assert [params.get("NextToken") for _, _, params, _ in client.asked] == [None, "t1", None, "t2"]
+
+
+async def test_tokens_that_always_run_out_are_given_up():
+    """A list that cannot be followed to its end is an error after a few beginnings."""
+    refused = RejectedError("ListTags", "ValidationException", "Invalid token")
+    client = Client(*[{"Tags": [], "NextToken": "t1"}, refused] * 9)
+    with pytest.raises(RejectedError, match="Invalid token"):
+        await listed_tags(client, None, TABLE, ARN)
+    assert len(client.asked) == 2 * ATTEMPTS
 
 
 async def test_many_resources_are_read_in_one_call():

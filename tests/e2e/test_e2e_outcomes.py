@@ -1,13 +1,24 @@
-"""One bad account, region or permission: told for what it is, and it costs the others nothing."""
+"""One bad account, region or permission: told for what it is, and it costs the others nothing.
+
+`CELLS` is the half of the fault matrix in which AWS refuses; the other half, of what goes wrong on
+the way, is in test_e2e_faults.py. Whatever hangs is here, too.
+"""
 
 from __future__ import annotations
 
+import socket
 import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import botocore.session
 import pytest
 from harness import (
     ROLE,
+    Run,
     assert_accounted,
     assert_sums,
     assert_whole,
@@ -19,14 +30,20 @@ from harness import (
     run_command,
 )
 from reference import record_of
+from yarl import URL
 
-from collector import Collector, CredentialsError, DiscoveryError, Settings
-from collector.testing import Estate, FakeAws, credentials_for
+from collector import Collector, CredentialsError, DiscoveryError, Settings, extract
+from collector.aws import retry, targets
+from collector.aws.sessions import Sdk
+from collector.events import JobEmitted
+from collector.extract import DENIALS, WINDOW
+from collector.testing import Estate, FakeAws, Faults, credentials_for
 from collector.testing.organization import TEAMS, WORKLOADS
 
-FIRST, BAD, THIRD = "111111111111", "222222222222", "333333333333"
-REGIONS = ("us-east-1", "eu-west-1")
-JOBS = 30
+FIRST, BAD, THIRD = ACCOUNTS = "111111111111", "222222222222", "333333333333"
+REGIONS = HOME, AWAY = "us-east-1", "eu-west-1"
+JOBS = 32
+"""Of them, four are younger than an hour: two that have tags, and two that have none."""
 
 pytestmark = pytest.mark.usefixtures("at_full_speed")
 
@@ -35,116 +52,165 @@ def estate(**changes: Any) -> Estate:
     return Estate.generate(3, REGIONS, JOBS, **changes)
 
 
-def assert_others_whole(run, aws, bad=frozenset({(BAD, region) for region in REGIONS})):
-    """Every target that is not bad is complete, with all its jobs and no other's."""
-    good = {(a, r) for a in aws.estate.accounts for r in aws.estate.regions} - bad
-    for account, region in good:
-        assert run.outcomes[account, region] == "complete"
-        wanted = identities(aws.estate, [account], [region])
-        place = f":{region}:{account}:"
-        assert {identity(r) for r in run.records if place in r["training_job_arn"]} == wanted
-    return good
+# --- the matrix -----------------------------------------------------------------------------------
 
 
-async def test_an_account_that_denies_the_role_is_denied_and_the_rest_complete():
-    """AssumeRole refused in one account: its targets say denied, with a sentence; exit 3."""
-    async with FakeAws(estate(), denied=[(BAD, "sts:AssumeRole")]) as aws:
-        run = await crawl(aws)
+@dataclass(frozen=True)
+class Cell:
+    """What AWS refuses, and what has to come of it. ``fake`` is how the stand-in refuses.
+
+    ``bad`` has the outcome of each target that is not complete, and words of its error: no job
+    of theirs is emitted. Each is named as failed if ``named``, else there was none to be listed.
+    ``absent`` targets are not in the report. ``warned`` are words of each warning, and ``calls``
+    how often operations were called in BAD.
+    """
+
+    fake: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    bad: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    absent: AbstractSet[tuple[str, str]] = frozenset()
+    named: bool = False
+    status: int = 0
+    warned: tuple[tuple[str, ...], ...] = ()
+    calls: Mapping[str, int] = field(default_factory=dict)
+
+
+def both(outcome: str, words: str) -> dict[tuple[str, str], tuple[str, str]]:
+    """The same for both regions of the bad account."""
+    return {(BAD, region): (outcome, words) for region in REGIONS}
+
+
+ALL = {"regions": "all"}
+HALF_BAD = frozenset({(BAD, AWAY)})
+NO_LIST_TAGS, NO_BULK = ("*", "sagemaker:ListTags"), ("*", "tag:GetResources")
+
+CELLS: dict[str, Cell] = {
+    # The account.
+    "role-denied": Cell(
+        {"denied": [(BAD, "sts:AssumeRole")]},
+        bad=both("denied", "AssumeRole"),
+        status=3,
+        calls={"ListTrainingJobs": 0},
+    ),
+    "role-denied-regions-unknown": Cell(  # nobody can be asked which: one row for all of them
+        {"denied": [(BAD, "sts:AssumeRole")]},
+        ALL,
+        bad={(BAD, "*"): ("denied", f"arn:aws:iam::{BAD}:role/{ROLE}")},
+        absent={(BAD, region) for region in REGIONS},
+        status=3,
+        calls={"ListRegions": 0, "ListTrainingJobs": 0},
+    ),
+    "listing-denied": Cell(  # denied, not empty; asked once in each region
+        {"denied": [(BAD, "sagemaker:ListTrainingJobs")]},
+        bad=both("denied", "sagemaker:ListTrainingJobs"),
+        status=3,
+        calls={"ListTrainingJobs": 2, "DescribeTrainingJob": 0},
+    ),
+    "describing-denied": Cell(
+        {"denied": [(BAD, "sagemaker:DescribeTrainingJob")]},
+        bad=both("denied", "sagemaker:DescribeTrainingJob"),
+        named=True,
+        status=3,
+    ),
+    "describing-denied-in-one-region": Cell(
+        {"denied": [(BAD, AWAY, "sagemaker:DescribeTrainingJob")]},
+        bad={(BAD, AWAY): ("denied", "sagemaker:DescribeTrainingJob")},
+        named=True,
+        status=3,
+    ),
+    # The regions.
+    "not-enabled": Cell(
+        {"not_enabled": HALF_BAD}, bad={(BAD, AWAY): ("unavailable", "not enabled")}
+    ),
+    "not-enabled-for-the-caller": Cell(
+        {"not_enabled": [(FIRST, AWAY)]}, bad={(FIRST, AWAY): ("unavailable", "not enabled")}
+    ),
+    "not-enabled-and-left-out": Cell(
+        {"not_enabled": HALF_BAD}, ALL, absent=HALF_BAD, calls={"ListTrainingJobs": 1}
+    ),
+    "not-enabled-and-listed-so": Cell(
+        {"not_enabled": HALF_BAD, "list_not_enabled": True},
+        ALL,
+        absent=HALF_BAD,
+        calls={"ListTrainingJobs": 1},
+    ),
+    "list-regions-denied": Cell(
+        {"denied": [("*", "account:ListRegions")]}, ALL, calls={"DescribeRegions": 1}
+    ),
+    # The tags: null where nothing that may be called tells them, see `is_told`.
+    "bulk-tags-denied": Cell(
+        {"denied": [(BAD, "tag:GetResources")]},
+        warned=(("tag:GetResources", BAD),),
+        calls={"ListTags": 2 * JOBS},
+    ),
+    "list-tags-denied": Cell({"denied": [NO_LIST_TAGS]}, warned=(("null", "ListTags"),)),
+    "tags-denied": Cell(
+        {"denied": [NO_LIST_TAGS, NO_BULK]},
+        warned=(("one job at a time", "tag:GetResources"), ("null", "ListTags")),
+    ),
+    "list-tags-denied-and-tags-lag": Cell(
+        {"denied": [NO_LIST_TAGS], "tag_index_lag": 3000}, warned=(("null", "ListTags"),)
+    ),
+}
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+async def test_a_refusal_is_told_and_costs_the_others_nothing(cell):
+    """What is refused is named, once asked for; all else is whole, exact and has its tags."""
+    young = estate(now=time.time())
+    async with FakeAws(young, **cell.fake) as aws:
+        run = await crawl(aws, **cell.options)
     assert_sums(run)
-    good = assert_others_whole(run, aws)
-    assert len(run.records) == len(good) * JOBS
-    for region in REGIONS:
-        row = run.target(BAD, region)
-        assert (row["outcome"], row["listed"]) == ("denied", 0)
-        assert "AssumeRole" in row["error"]
-    assert run.status == 3
-    assert run.report["complete"] is False
-    assert [p["Ok"] for p in aws.assumed if BAD in p["RoleArn"]] == [False]
+    every = {(account, region) for account in ACCOUNTS for region in REGIONS} - cell.absent
+    outcomes = dict.fromkeys(every, "complete") | {at: bad for at, (bad, _) in cell.bad.items()}
+    assert run.outcomes == outcomes
+    assert set(map(identity, run.records)) == {
+        job
+        for account, region in every - cell.bad.keys()
+        for job in identities(young, [account], [region])
+    }
+    assert_records(run, aws)
+    nulls = sum(record["tags"] is None for record in run.records)
+    assert (nulls > 0) == (NO_LIST_TAGS in cell.fake.get("denied", ()))
+
+    for place, (_, words) in cell.bad.items():
+        row = run.target(*place)
+        assert words in row["error"]
+        assert row["listed"] == row["failed"] == (JOBS if cell.named else 0)
+    failed = {failure["arn"] for failure in run.report["failures"]}
+    assert failed == {
+        arn
+        for account, region in cell.bad
+        if cell.named
+        for arn, _ in identities(young, [account], [region])
+    }
+    assert (run.report["complete"], run.status) == (cell.status == 0, cell.status)
+    assert len(run.report["warnings"]) == len(cell.warned)
+    for words in cell.warned:
+        assert any(all(word in told for word in words) for told in run.report["warnings"])
+    for operation, count in cell.calls.items():
+        assert sum(aws.calls_by[BAD, region, operation] for region in REGIONS) == count
+    assert Counter(p["RoleArn"].split(":")[4] for p in aws.assumed) == {BAD: 1, THIRD: 1}
 
 
-async def test_an_account_that_denies_the_role_is_one_row_where_regions_are_not_known():
-    """With regions=all nobody can ask a denying account for its regions: one row says denied."""
-    async with FakeAws(estate(), denied=[(BAD, "sts:AssumeRole")]) as aws:
-        run = await crawl(aws, regions="all")
-    assert_sums(run)
-    assert_others_whole(run, aws)
-    rows = [row for row in run.report["targets"] if row["account_id"] == BAD]
-    assert [(row["region"], row["outcome"]) for row in rows] == [("*", "denied")]
-    assert f"arn:aws:iam::{BAD}:role/{ROLE}" in rows[0]["error"]
-    assert run.status == 3
+def is_told(aws: FakeAws, account: str, region: str, name: str) -> bool:
+    """Whether a job's tags can be found out with what is allowed there."""
+    if not aws.policy.denies(account, region, ["sagemaker:ListTags"]):
+        return True
+    if aws.policy.denies(account, region, ["tag:GetResources"]):
+        return False
+    age = aws.clock() - aws.estate.job(account, region, name).created / 1000
+    shown = aws.estate.tags(account, region, name) and age >= aws.policy.tag_index_lag
+    return bool(shown) or age > 3600  # an older job that is not shown has none
 
 
-async def test_an_account_that_denies_listing_is_denied_and_not_empty():
-    """ListTrainingJobs refused: denied, asked once in each region, and nothing described."""
-    async with FakeAws(estate(), denied=[(BAD, "sagemaker:ListTrainingJobs")]) as aws:
-        run = await crawl(aws)
-    assert_sums(run)
-    assert_others_whole(run, aws)
-    for region in REGIONS:
-        row = run.target(BAD, region)
-        assert (row["outcome"], row["listed"]) == ("denied", 0)
-        assert "sagemaker:ListTrainingJobs" in row["error"]
-        assert aws.calls_by[BAD, region, "ListTrainingJobs"] == 1
-        assert (BAD, region, "DescribeTrainingJob") not in aws.calls_by
-    assert run.status == 3
-
-
-async def test_an_account_that_denies_describing_names_every_job_it_listed():
-    """DescribeTrainingJob refused: denied after some tries, every listed job named as failed."""
-    async with FakeAws(estate(), denied=[(BAD, "sagemaker:DescribeTrainingJob")]) as aws:
-        run = await crawl(aws)
-    assert_accounted(run, aws)
-    assert_others_whole(run, aws)
-    wanted = {arn for arn, _ in identities(aws.estate, [BAD])}
-    assert {failure["arn"] for failure in run.report["failures"]} == wanted
-    for region in REGIONS:
-        row = run.target(BAD, region)
-        assert (row["outcome"], row["listed"], row["failed"]) == ("denied", JOBS, JOBS)
-        assert "sagemaker:DescribeTrainingJob" in row["error"]
-    assert run.status == 3
-
-
-async def test_describing_denied_in_one_region_is_not_denied_in_the_next():
-    """The regions of one account are judged apart."""
-    denied = [(BAD, "eu-west-1", "sagemaker:DescribeTrainingJob")]
-    async with FakeAws(estate(), denied=denied) as aws:
-        run = await crawl(aws)
-    assert_accounted(run, aws)
-    assert_others_whole(run, aws, {(BAD, "eu-west-1")})
-    assert run.target(BAD, "eu-west-1")["outcome"] == "denied"
-
-
-async def test_a_region_that_is_not_enabled_is_unavailable_and_no_failure():
-    """Named explicitly, such a region says unavailable; the run is complete, exit 0."""
-    async with FakeAws(estate(), not_enabled=[(BAD, "eu-west-1")]) as aws:
-        run = await crawl(aws)
-    assert_sums(run)
-    assert_others_whole(run, aws, {(BAD, "eu-west-1")})
-    row = run.target(BAD, "eu-west-1")
-    assert (row["outcome"], row["listed"]) == ("unavailable", 0)
-    assert "not enabled" in row["error"]
-    assert (run.status, run.report["complete"]) == (0, True)
-
-
-async def test_a_region_not_enabled_for_the_caller_itself_is_unavailable_too():
-    """The same holds for the caller's own account, whose keys are good elsewhere."""
-    async with FakeAws(estate(), not_enabled=[(FIRST, "eu-west-1")]) as aws:
-        run = await crawl(aws)
-    assert_others_whole(run, aws, {(FIRST, "eu-west-1")})
-    assert run.target(FIRST, "eu-west-1")["outcome"] == "unavailable"
-    assert run.status == 0
-
-
-@pytest.mark.parametrize("listed", [False, True], ids=["left-out", "as-disabled"])
-async def test_all_regions_leaves_out_what_is_not_enabled(listed):
-    """regions=all does not go where an account has no region, however AWS lists that."""
-    not_enabled = [(BAD, "eu-west-1")]
-    async with FakeAws(estate(), not_enabled=not_enabled, list_not_enabled=listed) as aws:
-        run = await crawl(aws, regions="all")
-    assert_others_whole(run, aws, {(BAD, "eu-west-1")})
-    assert (BAD, "eu-west-1") not in run.outcomes
-    assert (BAD, "eu-west-1", "ListTrainingJobs") not in aws.calls_by
-    assert run.status == 0
+def assert_records(run: Run, aws: FakeAws) -> None:
+    """Every record is exact, with the right tags, and null where nothing tells them."""
+    for record in run.records:
+        region, account = record["training_job_arn"].split(":")[3:5]
+        name = record["training_job_name"]
+        tagged = is_told(aws, account, region, name)
+        assert record == record_of(aws.estate, account, region, name, tagged=tagged)
 
 
 async def test_all_regions_without_permission_to_ask_tries_those_the_sdk_knows():
@@ -165,13 +231,198 @@ async def test_all_regions_without_permission_to_ask_tries_those_the_sdk_knows()
     assert "DescribeRegions" in warning
 
 
-async def test_all_regions_falls_back_to_ec2():
-    """Where ListRegions alone is refused, DescribeRegions answers and nothing is warned of."""
-    async with FakeAws(estate(), denied=[("*", "account:ListRegions")]) as aws:
-        run = await crawl(aws, regions="all")
+async def test_the_regions_of_an_account_share_one_session():
+    """One AssumeRole, however many of an account's targets need its keys at the same moment."""
+    regions = botocore.session.get_session().get_available_regions("sagemaker")
+    assert len(regions) > 20
+    async with FakeAws(Estate.generate(2, regions, 2)) as aws:
+        run = await crawl(aws, accounts=[BAD])
+    assert_sums(run)
+    assert set(map(identity, run.records)) == identities(aws.estate, [BAD])
+    assert run.outcomes == {(BAD, region): "complete" for region in regions}
+    assert aws.calls["AssumeRole"] == 1
+
+
+# --- sessions that end ---------------------------------------------------------------------------
+
+
+async def test_sessions_that_run_out_are_renewed():
+    """Sessions of two seconds of real time, in a run of more: renewed ahead, so no call is refused.
+
+    One AssumeRole serves both regions of an account.
+    """
+    async with FakeAws(Estate.generate(2, REGIONS, 30), session_seconds=2, latency=0.02) as aws:
+        run = await crawl(aws, max_rate={"DescribeTrainingJob": 12})
     assert_whole(run, aws)
-    assert run.report["warnings"] == []
-    assert aws.calls["DescribeRegions"] == 3
+    assert_records(run, aws)
+    assert 2 <= aws.calls["AssumeRole"] <= 8
+    assert sum(counts["retried"] for counts in run.report["calls"].values()) == 0
+
+
+async def test_sessions_that_end_before_their_time_are_renewed():
+    """Keys that AWS calls expired though they should not be: assumed again, the call repeated."""
+    ahead = 0.0
+    async with FakeAws(
+        Estate.generate(2, REGIONS, 60),
+        session_seconds=120,
+        clock=lambda: time.time() + ahead,
+        latency=0.01,
+    ) as aws:
+        emitted = 0
+
+        def jump(event):
+            nonlocal ahead, emitted
+            if isinstance(event, JobEmitted):
+                emitted += 1
+                ahead = 200.0 if emitted > 40 else 0.0
+
+        run = await crawl(aws, observers=[jump], max_in_flight=8)
+    assert_whole(run, aws)
+    assert aws.calls["AssumeRole"] == 2
+
+
+async def test_a_role_revoked_midway_costs_its_account_alone():
+    """After the revocation few calls are made; what was not read is named; exit 3."""
+    async with FakeAws(Estate.generate(2, REGIONS, 150)) as aws:
+        emitted = 0
+        until = {}
+
+        def revoke(event):
+            nonlocal emitted
+            if isinstance(event, JobEmitted) and event.target.account.id == BAD:
+                emitted += 1
+                if emitted == 60:
+                    aws.revoke(BAD)
+                    until.update(aws.calls_by)
+
+        run = await crawl(aws, observers=[revoke], max_in_flight=16)
+    assert_accounted(run, aws)
+    for region in REGIONS:
+        assert run.outcomes[FIRST, region] == "complete"
+        assert run.outcomes[BAD, region] == "denied"
+        place = (BAD, region, "DescribeTrainingJob")
+        assert aws.calls_by[place] - until[place] <= DENIALS + WINDOW
+    wanted = identities(aws.estate, [FIRST])
+    assert {identity(r) for r in run.records if r["account_id"] == FIRST} == wanted
+    assert {identity(r) for r in run.records if r["account_id"] == BAD} < identities(
+        aws.estate, [BAD]
+    )
+    assert run.status == 3
+
+
+# --- what hangs -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nowhere() -> Iterator[URL]:
+    """A place where connections are never taken up."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(listening.getsockname())
+        yield URL(f"http://127.0.0.1:{listening.getsockname()[1]}/")
+        for one in waiting:
+            one.close()
+
+
+@pytest.mark.parametrize(
+    ("faults", "deadline"),
+    [
+        ({}, {"connect_timeout": 0.3}),
+        ({"hang": 1.0}, {"read_timeout": 0.3}),
+        ({"dribble": 1.0}, {"call_timeout": 1.1}),
+    ],
+    ids=["no-connection", "no-answer", "a-byte-a-second"],
+)
+async def test_a_region_that_hangs_is_cut_off_and_costs_the_others_nothing(
+    faults, deadline, nowhere, monkeypatch
+):
+    """Not to connect, to send nothing and to send too slowly have a deadline each.
+
+    The two others are as long as they are by default, beyond the time that this may take.
+    """
+    if not faults:
+        template = Sdk.template
+
+        async def misled(sdk, service, region, operation):
+            found = await template(sdk, service, region, operation)
+            return replace(found, url=nowhere) if region == AWAY else found
+
+        monkeypatch.setattr(Sdk, "template", misled)
+    began = time.monotonic()
+    async with FakeAws(
+        Estate.generate(2, REGIONS, JOBS), regional_faults={AWAY: Faults(**faults)}
+    ) as aws:
+        run = await crawl(aws, give_up_after=1.0, **deadline)
+    assert time.monotonic() - began < 9
+    assert_sums(run)
+    assert_records(run, aws)
+    assert set(map(identity, run.records)) == identities(aws.estate, regions=[HOME])
+    for account in (FIRST, BAD):
+        assert run.target(account, HOME)["outcome"] == "complete"
+        row = run.target(account, AWAY)
+        assert (row["outcome"], row["listed"]) == ("failed", 0)
+        assert "Timeout" in row["error"]
+    assert (run.report["complete"], run.status) == (False, 3)
+
+
+HANGING_CALLS = {
+    # operation: outcomes of the caller's account and of the other, or the error
+    "GetCallerIdentity": CredentialsError,
+    "ListAccounts": DiscoveryError,
+    "AssumeRole": ("complete", "failed"),
+    "ListRegions": ("complete", "complete"),
+    "DescribeRegions": ("complete", "complete"),
+    "ListTrainingJobs": ("failed", "failed"),
+    "DescribeTrainingJob": ("partial", "partial"),
+    "GetResources": ("complete", "complete"),
+    "ListTags": ("complete", "complete"),
+}
+
+
+@pytest.mark.parametrize("operation", HANGING_CALLS)
+async def test_no_operation_can_hold_up_a_run(operation, monkeypatch):
+    """Whichever call is never answered, the run ends soon and says what is missing."""
+    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(targets, "_REGIONS_PATIENCE", 0.5)
+    monkeypatch.setattr(extract, "ATTEMPTS_FOR_TAGS", 4)
+    expected = HANGING_CALLS[operation]
+    others_are_tried = {"DescribeRegions", "ListRegions", "ListTags"}
+    patience = 3.0 if operation in others_are_tried else 1.0
+    young = Estate.generate(2, REGIONS, JOBS, now=time.time())
+    denied = [("*", "account:ListRegions")] if operation == "DescribeRegions" else []
+    began = time.monotonic()
+    async with FakeAws(young, faults=Faults(hang=1.0, only=[operation]), denied=denied) as aws:
+        crawling = crawl(
+            aws, accounts="organization", regions="all", read_timeout=0.2, give_up_after=patience
+        )
+        if not isinstance(expected, tuple):
+            with pytest.raises(expected, match="Timeout"):
+                await crawling
+            return
+        run = await crawling
+    assert time.monotonic() - began < 15
+    assert aws.faults_dealt["hang"] > 0
+    assert_sums(run)
+    for account, outcome in zip((FIRST, BAD), expected, strict=True):
+        rows = [row for row in run.report["targets"] if row["account_id"] == account]
+        assert {row["outcome"] for row in rows if row["region"] in {*REGIONS, "*"}} == {outcome}
+        found = {identity(r) for r in run.records if r["account_id"] == account}
+        assert found == (identities(young, [account]) if outcome == "complete" else set())
+    named = {failure["arn"] for failure in run.report["failures"]}
+    every = {arn for arn, _ in identities(young)}
+    assert named == (every if operation == "DescribeTrainingJob" else set())
+    whole = expected == ("complete", "complete")
+    assert (run.report["complete"], run.status) == (whole, 0 if whole else 3)
+    if operation == "ListTags":
+        aws.policy.denied = [NO_LIST_TAGS]  # which would have told as much
+    assert_records(run, aws)
+
+
+# --- who calls ------------------------------------------------------------------------------------
 
 
 def is_error(run, *words: str) -> bool:
@@ -245,78 +496,20 @@ async def test_no_organization_at_all():
             await crawl(aws, accounts="organization")
 
 
-async def test_tags_one_by_one_where_the_bulk_call_is_denied():
-    """GetResources refused in one account: the tags are the same, a warning tells."""
-    async with FakeAws(estate(), denied=[(BAD, "tag:GetResources")]) as aws:
-        run = await crawl(aws)
-    assert_whole(run, aws)
-    assert_records(run, aws)
-    (warning,) = run.report["warnings"]
-    assert "tag:GetResources" in warning
-    assert BAD in warning
-    assert aws.calls["ListTags"] == 2 * JOBS
+# --- what is asked for ----------------------------------------------------------------------------
 
 
-def assert_records(run, aws, *, untagged=frozenset()):
-    """Every record is exact, with tags null for the names in ``untagged``."""
-    for record in run.records:
-        region, account = record["training_job_arn"].split(":")[3:5]
-        name = record["training_job_name"]
-        tagged = (account, region, name) not in untagged
-        assert record == record_of(aws.estate, account, region, name, tagged=tagged)
-
-
-async def test_tags_of_young_jobs_are_null_where_list_tags_is_denied():
-    """ListTags refused: null where only it could tell, with a warning; the run is complete."""
-    young = Estate.generate(1, REGIONS, 34, now=time.time())  # the last four have no tags
-    async with FakeAws(young, denied=[("*", "sagemaker:ListTags")]) as aws:
-        run = await crawl(aws)
-    assert_whole(run, aws)
-    unknown = {
-        (FIRST, region, job.name)
-        for region in REGIONS
-        for job in (young.job(FIRST, region, name) for name in young.jobs(FIRST, region))
-        if job.created / 1000 > young.now - 3600 and not young.tags(FIRST, region, job.name)
-    }
-    assert unknown
-    assert_records(run, aws, untagged=unknown)
-    (warning,) = run.report["warnings"]
-    assert "null" in warning
-    assert "ListTags" in warning
-
-
-async def test_tags_are_null_where_nothing_tells_them():
-    """Both tag calls refused: every record is there with tags null, exit 0, both warned of."""
-    denied = [("*", "sagemaker:ListTags"), ("*", "tag:GetResources")]
-    async with FakeAws(estate(), denied=denied) as aws:
-        run = await crawl(aws)
-    assert_whole(run, aws)
-    assert {record["tags"] for record in run.records} == {None}
-    told = " ".join(run.report["warnings"])
-    assert "tag:GetResources" in told
-    assert "ListTags" in told
-
-
-async def test_tags_that_the_index_has_not_seen_yet_are_asked_for():
-    """Jobs younger than the tag index is slow: GetResources omits the tags, records do not."""
-    young = Estate.generate(2, REGIONS, JOBS, now=time.time())
-    async with FakeAws(young, tag_index_lag=3000) as aws:
-        run = await crawl(aws)
-    assert_whole(run, aws)
-    assert_records(run, aws)
-    assert 0 < aws.calls["ListTags"] <= 4 * 4
-
-
-@pytest.mark.parametrize(("how", "described", "tags"), [("each", JOBS, 1), ("none", 0, None)])
-async def test_tags_as_they_are_asked_for(how, described, tags):
+@pytest.mark.parametrize(("how", "listed"), [("each", JOBS), ("none", 0)])
+async def test_tags_as_they_are_asked_for(how, listed):
     """tags=each asks for every job's, tags=none for nobody's and leaves null."""
     async with FakeAws(Estate.generate(1, ("us-east-1",), JOBS)) as aws:
         run = await crawl(aws, tags=how)
     assert_whole(run, aws)
     assert aws.calls["GetResources"] == 0
-    assert aws.calls["ListTags"] == described
-    nobody = {(FIRST, "us-east-1", name) for name in run.names}
-    assert_records(run, aws, untagged=frozenset() if tags else nobody)
+    assert aws.calls["ListTags"] == listed
+    for record in run.records:
+        name, tagged = record["training_job_name"], how == "each"
+        assert record == record_of(aws.estate, FIRST, "us-east-1", name, tagged=tagged)
 
 
 async def test_suspended_accounts_are_not_read():
@@ -386,6 +579,9 @@ async def test_other_partitions(partition):
         run = await crawl(aws, regions="all")
     assert_whole(run, aws)
     assert aws.assumed[0]["RoleArn"].startswith(f"arn:{partition}:iam::")
+
+
+# --- exit statuses of the process -----------------------------------------------------------------
 
 
 def test_the_exit_status_says_that_something_is_missing(tmp_path):
