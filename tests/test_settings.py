@@ -88,7 +88,9 @@ def test_dashes_are_underscores_in_a_file(file):
 
 def test_empty_variables_are_not_set():
     """A variable that is there but empty leaves the default."""
-    assert load_settings({}, environ={"COLLECTOR_SINK": "", "COLLECTOR_HEADROOM": ""}).sink == ("-",)
+    assert load_settings({}, environ={"COLLECTOR_SINK": "", "COLLECTOR_HEADROOM": ""}).sink == (
+        "-",
+    )
 
 
 def test_the_library_reads_no_environment(monkeypatch):

@@ -33,7 +33,7 @@ from collector.errors import (
 from collector.model import Wire
 from collector.text import clean
 
-THROTTLED = frozenset(ThrottledRetryableChecker._THROTTLED_ERROR_CODES) | {
+THROTTLED = frozenset(ThrottledRetryableChecker._THROTTLED_ERROR_CODES) | {  # noqa: SLF001
     "KMSThrottlingException",  # a Kinesis stream that is encrypted
     "ThrottledException",
 }
