@@ -73,7 +73,7 @@ def _nobody(_: Event, /) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a sink may want to know of the run, and its observer; ``started_at`` is epoch seconds."""
+    """What a sink may want to know of a run, and its observer; ``started_at`` in epoch seconds."""
 
     table: str
     run_id: str

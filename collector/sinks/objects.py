@@ -280,6 +280,7 @@ class ObjectSink:
                 self._own("started"), {"run_id": self._run_id, "table": self._run.table}
             )
         except objects.ERRORS as error:
+            self._store = None
             raise self._cannot(error) from error
         return Kept.NOTHING
 
