@@ -76,7 +76,7 @@ def test_every_command_has_help(name):
         (["--state", "ftp://host/x"], ["ftp://", "folder"]),
         (["--created-after", "1d", "--created-before", "2d"], ["created_after", "before"]),
         (["--retry-failed", "not-there.json"], ["not-there.json"]),
-        (["--sink", "s3://b/p"], ["s3://"]),
+        (["--sink", "sftp://b/p"], ["sftp://", "s3://"]),
         (["--regions", "mars"], ["--regions", "mars"]),
         (["--accounts", "12"], ["--accounts", "12"]),
         (["--accounts", "organization"], ["role_name"]),
