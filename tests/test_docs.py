@@ -41,7 +41,7 @@ from collector.tables import load_table
 from collector.testing import Estate, FakeAws, credentials_for
 from collector.validate import validate_lines
 from tests.event_values import job
-from tests.sinks.sink_rows import RUN, rows
+from tests.sinks.sink_rows import RUN
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -524,8 +524,9 @@ def test_the_table_example_is_a_table(monkeypatch):
 
 
 async def test_the_sink_example_takes_a_run(monkeypatch, aws, tmp_path):
-    """The example is found by its entry point and keeps every record of a run."""
+    """The example is found by its entry point, and keeps the latest record of every job."""
     monkeypatch.chdir(tmp_path)
+    assert block("sink").count("\n") < 40
     entry_points(monkeypatch, base, "sink entry point", run_example(block("sink")))
     settings = Settings(
         accounts="organization", role_name="Reader", sink="sqlite://jobs.db", regions=["us-east-1"]
@@ -536,22 +537,34 @@ async def test_the_sink_example_takes_a_run(monkeypatch, aws, tmp_path):
             await c.run()
         assert c.complete
         with contextlib.closing(sqlite3.connect("jobs.db")) as database:
-            records = [json.loads(row[0]) for row in database.execute("SELECT * FROM records")]
+            records = [json.loads(row[0]) for row in database.execute("SELECT record FROM jobs")]
         assert len(records) == aws.calls["DescribeTrainingJob"] / taken == 2 * 30
 
 
-async def test_the_sink_example_hides_what_is_not_whole(monkeypatch, tmp_path):
-    """A run that did not end leaves the last whole one in place, and says where its own is."""
-    monkeypatch.chdir(tmp_path)
-    opened = run_example(block("sink")).open_sink("sqlite://jobs.db", RUN)
-    await opened.open()
-    await opened.write(rows([b"{}\n"]))
-    await opened.flush()
-    assert "partial" in await opened.close(whole=False)
-    assert await opened.close(whole=False) is None
-    with contextlib.closing(sqlite3.connect("jobs.db")) as database:
-        tables = database.execute("SELECT name FROM sqlite_master").fetchall()
-    assert tables == [("partial",)]
+def test_the_sink_example_is_installed_and_run(tmp_path):
+    """As a package with an entry point, it serves the command line like a sink of ours."""
+    package, known = tmp_path / "my_package", tmp_path / "my_package-1.0.dist-info"
+    package.mkdir()
+    known.mkdir()
+    (package / "__init__.py").touch()
+    (package / "sqlite_sink.py").write_text(block("sink"), encoding="utf-8")
+    (known / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    ((name, target),) = tomllib.loads(block("sink entry point"))["project"]["entry-points"][
+        "collector.sinks"
+    ].items()
+    (known / "entry_points.txt").write_text(f"[collector.sinks]\n{name} = {target}\n")
+    jobs = tmp_path / "jobs.db"
+    demo = [sys.executable, "-m", "collector", "demo", "--jobs", "3", "--log-level", "warning"]
+    done = subprocess.run(
+        [*demo, "--sink", f"sqlite://{jobs}"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    with contextlib.closing(sqlite3.connect(jobs)) as database:
+        assert database.execute("SELECT count(*) FROM jobs").fetchone() == (27,)
 
 
 async def test_the_sink_example_says_what_is_wrong(tmp_path):
