@@ -182,7 +182,11 @@ def check_report_path(path: Path | None) -> None:
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
     """Write the report as JSON, whole or not at all. Raises CollectorError."""
     data = orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    path = path.resolve()  # a link is followed, not replaced
     try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)  # a device or a pipe, which must not be replaced by a file
+            return
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
             try:
                 file.write(data)

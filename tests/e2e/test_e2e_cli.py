@@ -227,6 +227,20 @@ def test_a_sink_that_cannot_be_written_fails_before_any_call(aws, tmp_path, plac
     assert aws.calls.total() == 0
 
 
+def test_a_report_into_a_pipe_leaves_the_pipe(aws, tmp_path):
+    """A pipe or a device takes the report, and is not replaced by a file, whoever we are."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        run = command("run", "--regions", "us-east-1", "--report", str(pipe), aws=aws)
+        assert run.status == 0
+        assert json.loads(os.read(reader, 1 << 20))["complete"] is True
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
 @pytest.mark.parametrize("place", ["missing/report.json", "folder"])
 def test_a_report_that_cannot_be_written_fails_before_any_call(aws, tmp_path, place):
     """Found out before the run and not after it: exit 2, no call, nothing on stdout."""
