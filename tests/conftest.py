@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
+import botocore.loaders
 import pytest
 
 from collector.testing import ManualClock
@@ -22,6 +24,15 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-aws-credentials"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
+
+
+_create_loader = cache(botocore.loaders.create_loader)
+
+
+@pytest.fixture(autouse=True)
+def read_models_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK reads its service models once for all tests, not once for each of their sessions."""
+    monkeypatch.setattr(botocore.loaders, "create_loader", _create_loader)
 
 
 @pytest.fixture

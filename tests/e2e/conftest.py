@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 
-import botocore.loaders
 import pytest
 
 from collector.aws import throttle
@@ -22,15 +20,6 @@ def caller(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:  #
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret_key)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-
-
-_create_loader = cache(botocore.loaders.create_loader)
-
-
-@pytest.fixture(autouse=True)
-def read_models_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDK reads its service models once for all tests, not once for each of their sessions."""
-    monkeypatch.setattr(botocore.loaders, "create_loader", _create_loader)
 
 
 @pytest.fixture

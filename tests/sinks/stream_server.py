@@ -9,11 +9,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from random import Random
 from typing import Any, NamedTuple, Self
 
-import botocore.loaders
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from moto.server import ThreadedMotoServer
@@ -23,9 +21,6 @@ from collector.aws import throttle
 from collector.sinks._streams import StreamSink
 from collector.sinks.base import Row, Run, open_sink
 from collector.testing import Estate, FakeAws, credentials_for
-
-create_loader = cache(botocore.loaders.create_loader)
-"""In place of botocore's: the SDK reads its service models once for all tests."""
 
 
 class Fault(NamedTuple):
@@ -223,7 +218,6 @@ def moto_server() -> Iterator[str]:
 
 def caller(monkeypatch: Any) -> None:
     """Keys that moto takes for its default account's, and a region."""
-    monkeypatch.setattr(botocore.loaders, "create_loader", create_loader)
     monkeypatch.setattr(throttle, "INITIAL_RATE", 2_000.0)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "moto")
