@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collector.blocking import collect
     from collector.errors import (
         CallError,
         CollectorError,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         SinkError,
         StateError,
     )
-    from collector.pipeline import Collector, collect
+    from collector.pipeline import Collector
     from collector.settings import Settings
 
 __version__ = "0.1.0"
@@ -41,7 +42,7 @@ __all__ = [
     "collect",
 ]
 
-_HOMES = {"Collector": "pipeline", "Settings": "settings", "collect": "pipeline"}
+_HOMES = {"Collector": "pipeline", "Settings": "settings", "collect": "blocking"}
 
 
 def __getattr__(name: str) -> object:

@@ -91,6 +91,7 @@ ALLOWED: dict[str, set[str]] = {
         "store",
         "tables",
     },
+    "blocking": {"events", "model", "pipeline", "settings"},
     # The stand-ins know the table that they serve, and nothing of the crawler.
     "testing": {"errors", "model", "settings", "sinks", "tables"},
 }
