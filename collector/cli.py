@@ -22,8 +22,8 @@ _NOT_IN_DEMO = ("accounts", "role_name", "external_id", "role_session_name", "in
                 "exclude_accounts", "regions", "profile", "endpoint_url", "table")  # fmt: skip
 _WHOLE = ("sink", "sink_header")
 _PLAN = ("table", "accounts", "role_name", "external_id", "role_session_name", "include_ou",
-         "exclude_accounts", "regions", "profile", "endpoint_url", "max_in_flight", "log_level",
-         "log_format", "connect_timeout", "read_timeout", "call_timeout")  # fmt: skip
+         "exclude_accounts", "regions", "shard", "profile", "endpoint_url", "max_in_flight",
+         "log_level", "log_format", "connect_timeout", "read_timeout", "call_timeout")  # fmt: skip
 
 
 class SettingsCommand(click.Command):
@@ -296,6 +296,49 @@ def validate(table: str, file: str) -> None:
     _guarded(action)
 
 
+@cli.group()
+def report() -> None:
+    """Work with the reports of runs."""
+
+
+@report.command()
+@click.argument("reports", nargs=-1, required=True, metavar="REPORT...")
+@click.option(
+    "--output", metavar="URI", help="Write it here, as `run --report` does, not to stdout."
+)
+def merge(reports: tuple[str, ...], output: str | None) -> None:
+    """Make one report of several, as of all shards; each is a path, s3://, gs:// or az://.
+
+    Exit status 3 if the whole is not complete: a part is not, or a shard is missing.
+    """
+
+    def action() -> int:
+        import asyncio  # noqa: PLC0415
+
+        return asyncio.run(_merged(reports, output))
+
+    _guarded(action)
+
+
+async def _merged(uris: tuple[str, ...], output: str | None) -> int:
+    import json  # noqa: PLC0415
+
+    from collector import report_file, report_merge  # noqa: PLC0415
+    from collector.settings import Settings  # noqa: PLC0415
+
+    settings = Settings()
+    if output is not None:
+        await report_file.check_report(output, settings)
+    parts = {uri: await report_file.read_report(uri, settings) for uri in uris}
+    whole = report_merge.merge(parts)
+    if output is None:
+        click.echo(json.dumps(whole, indent=2, ensure_ascii=False))
+    else:
+        await report_file.write_report(output, whole, settings)
+    click.echo(f"collector: {report_merge.summary(whole, len(parts))}", err=True)
+    return 0 if whole["complete"] else 3
+
+
 @cli.command("iam-policy")
 @_TABLE
 @click.option("--caller", is_flag=True, help="The caller's policy instead of the reader role's.")
@@ -304,14 +347,15 @@ def validate(table: str, file: str) -> None:
     "--sink", "sinks", multiple=True, metavar="URI", help="With what this sink needs; repeatable."
 )
 @click.option("--state", metavar="URI", help="With what this state needs.")
+@click.option("--report", "report_uri", metavar="URI", help="With what this report needs.")
 @click.option("--trust", is_flag=True, help="The reader role's trust policy instead.")
 @click.option("--principal", metavar="ARN", help="With --trust: who may assume the role.")
 @click.option("--external-id", metavar="X", help="With --trust: the external id to ask for.")
 @click.option("--organization-id", metavar="O", help="With --trust: the caller's organization.")
 def iam_policy(
     *, table: str, role_name: str | None, principal: str | None, external_id: str | None,
-    organization_id: str | None, sinks: tuple[str, ...], state: str | None, caller: bool,
-    trust: bool,
+    organization_id: str | None, sinks: tuple[str, ...], state: str | None,
+    report_uri: str | None, caller: bool, trust: bool,
 ) -> None:  # fmt: skip
     """Print the least-privilege policy of the role that reads."""
 
@@ -326,8 +370,10 @@ def iam_policy(
             raise ConfigurationError("--trust and --caller are two policies: ask for one.")
         if not trust and (principal or external_id or organization_id):
             raise ConfigurationError("--principal and the ids belong to --trust.")
-        if trust and (sinks or state):
-            raise ConfigurationError("--sink and --state belong to who runs the collector.")
+        if trust and (sinks or state or report_uri):
+            raise ConfigurationError(
+                "--sink, --state and --report belong to who runs the collector."
+            )
         if trust:
             document = iam.trust_policy(principal or _CALLER, external_id, organization_id)
             if principal is None:
@@ -340,7 +386,7 @@ def iam_policy(
                 click.echo("collector: put the role's name in, or give --role-name.", err=True)
         else:
             document = iam.policy(load_table(table))
-        document = iam.with_delivery(document, sinks, state)
+        document = iam.with_delivery(document, sinks, state, report_uri)
         click.echo(json.dumps(document, indent=2))
         return 0
 

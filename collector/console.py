@@ -1,4 +1,4 @@
-"""`collector run` as a process: signals, log, progress, the report file and the exit status."""
+"""`collector run` as a process: signals, log, progress, the report and the exit status."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ import gc
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any
 
-import orjson
 import structlog
 from rich.console import Console
 
 from collector import log
-from collector.errors import CollectorError, ConfigurationError, SinkClosedError
+from collector.errors import CollectorError, SinkClosedError
 from collector.events import Event, Observer
 from collector.pipeline import Collector
 from collector.progress import ProgressBar, print_report
+from collector.report_file import check_report, write_report
 from collector.settings import Settings
 
 COMPLETE, NOTHING_DONE, INCOMPLETE, SIGNALLED = 0, 1, 3, 128
@@ -34,7 +32,6 @@ def run(settings: Settings) -> int:
     """Run once with ``settings``; returns the exit status. Raises CollectorError."""
     _collect_garbage_less()
     log.configure(settings.log_format, settings.log_level)
-    check_report_path(settings.report)
     with _runner() as runner:
         return runner.run(_Process(settings).main())
 
@@ -86,19 +83,25 @@ class _Process:
     async def main(self) -> int:
         """The whole run; returns the exit status. Raises CollectorError."""
         loop = asyncio.get_running_loop()
+        if self._settings.report is not None:
+            await check_report(self._settings.report, self._settings)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
         async with self._collector as collector:
             with self._shown:
                 failure = await self._run()
             report = collector.report
-            self._write_report(report, failure)
+            unwritten = await self._write_report(report)
             closed = isinstance(failure, SinkClosedError)
             if not closed and (failure is None or report["totals"]["targets"]):
                 self._show(report)
             status = COMPLETE if closed else self._status()
             if failure is not None and not closed:
-                raise failure
+                if unwritten is not None:
+                    structlog.get_logger().error(str(unwritten))
+                raise failure  # it came first
+            if unwritten is not None:
+                raise unwritten
         if self._settings.state is not None:
             self._exit(status)  # with the state given back the run has ended: at once, or never
         return status
@@ -110,15 +113,15 @@ class _Process:
             return error
         return None
 
-    def _write_report(self, report: Mapping[str, Any], failure: CollectorError | None) -> None:
+    async def _write_report(self, report: Mapping[str, Any]) -> CollectorError | None:
+        """What kept the report from being written, which is no reason not to show it."""
         if self._settings.report is None:
-            return
+            return None
         try:
-            write_report(self._settings.report, report)
+            await write_report(self._settings.report, report, self._settings)
         except CollectorError as error:
-            if failure is None:
-                raise
-            structlog.get_logger().error(str(error))  # and the failure, which came first, ends it
+            return error
+        return None
 
     def _status(self) -> int:
         if self.signal is not None:
@@ -166,38 +169,3 @@ def _show(console: Console, report: Mapping[str, Any], *, table: bool) -> None:
         calls=report["calls"],
         **report["totals"],
     )
-
-
-def check_report_path(path: Path | None) -> None:
-    """Raises ConfigurationError if no report could be written there: before, not after a run."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise ConfigurationError(f"The report {path} is a folder: give the path of a file.")
-    folder = path.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ConfigurationError(f"The report {path} cannot be written: check the folder {folder}.")
-
-
-def write_report(path: Path, report: Mapping[str, Any]) -> None:
-    """Write the report as JSON, whole or not at all. Raises CollectorError."""
-    data = orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    path = path.resolve()  # a link is followed, not replaced
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(data)  # a device or a pipe, which must not be replaced by a file
-            return
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-            try:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                umask = os.umask(0)
-                os.umask(umask)
-                Path(file.name).chmod(0o666 & ~umask)
-                Path(file.name).replace(path)
-            except OSError:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise CollectorError(f"Cannot write the report {path}: {error.strerror}.") from error

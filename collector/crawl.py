@@ -62,6 +62,12 @@ class History(Protocol):
         """Calls a second that were found to be allowed the last time, by operation."""
 
 
+def run_started(history: History, settings: Settings) -> RunStarted:
+    """The first event of a run."""
+    shard = None if settings.shard is None else str(settings.shard)
+    return RunStarted(history.run_id, settings.table, history.started_at, shard)
+
+
 @dataclass(frozen=True, slots=True)
 class Aws:
     """What a run talks to AWS with."""
@@ -156,7 +162,7 @@ class Crawl:
         What goes wrong in a target alone is its outcome, told to the observers.
         """
         history = self._history
-        self._observe(RunStarted(history.run_id, self._settings.table, history.started_at))
+        self._observe(run_started(history, self._settings))
         for event in history.replay():
             self._observe(event)
         async with open_aws(

@@ -17,11 +17,12 @@ INTERRUPTED = "interrupted before it was read whole"
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """``started_at`` in epoch seconds."""
+    """``started_at`` in epoch seconds; ``shard`` as 3/16, None where the run is the whole."""
 
     run_id: str
     table: str
     started_at: float
+    shard: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

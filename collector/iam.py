@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from collector.errors import ConfigurationError
 from collector.model import Table
+from collector.shards import PLACE
 from collector.sinks.base import Permission, permissions
 
 Document = dict[str, Any]
@@ -73,12 +74,19 @@ def caller_policy(table: Table, role_name: str) -> Document:
     )
 
 
-def with_delivery(document: Document, sinks: Iterable[str], state: str | None) -> Document:
+def with_delivery(
+    document: Document, sinks: Iterable[str], state: str | None, report: str | None = None
+) -> Document:
     """``document`` with what the caller needs to write to ``sinks`` and to keep ``state``.
 
-    Raises ConfigurationError where a URI names no sink.
+    And to write the ``report``. Whatever shard it is may do so. Raises ConfigurationError where a
+    URI names no sink.
     """
-    needed = [permission for uri in sinks for permission in permissions(uri)]
+    needed = [permission for uri in sinks for permission in permissions(uri.replace(PLACE, "*"))]
+    if report is not None and report.startswith("s3://"):
+        parts = urlsplit(report.replace(PLACE, "*"))
+        key = f"arn:*:s3:::{parts.netloc}{parts.path}"
+        needed.append(Permission("WriteReport", ["s3:PutObject"], [key]))
     if state is not None and state.startswith("s3://"):
         parts = urlsplit(state)
         bucket = f"arn:*:s3:::{parts.netloc}"

@@ -47,7 +47,8 @@ _SHAPING = (
     "table", "accounts", "role_name", "include_ou", "exclude_accounts", "regions", "created_after",
     "created_before", "status", "horizon", "overlap", "tags", "redact", "extra", "meta", "full",
 )  # fmt: skip
-"""Settings that shape what a run reads and writes: only an equal run is gone on with."""
+"""Settings that shape what a run reads and writes, beside its sink and its shard: only an equal run
+is gone on with."""
 
 _UNREAD = "not read before the run was cut off"
 
@@ -409,7 +410,7 @@ def _unread(target: Target, past: OpenTarget) -> Iterator[Event]:
 def _digests(settings: Settings, output: str) -> dict[str, str]:
     """A digest of each setting that shapes the output: its value may be nobody's business."""
     values: dict[str, Any] = {name: getattr(settings, name) for name in _SHAPING}
-    values["sink"] = output
+    values |= {"sink": output, "shard": str(settings.shard)}
     return {
         name: hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
         for name, value in values.items()

@@ -116,7 +116,9 @@ class LogObserver:
                 self._run = event
             case events.TargetFound() if self._run is not None:
                 # Not before there is something to read: an error is to stand alone.
-                self._log.info("run started", run_id=self._run.run_id, table=self._run.table)
+                run = self._run
+                more = {"shard": run.shard} if run.shard else {}
+                self._log.info("run started", run_id=run.run_id, table=run.table, **more)
                 self._run = None
             case events.TargetEnded():
                 good = event.outcome in {Outcome.COMPLETE, Outcome.UNAVAILABLE}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
+import obstore
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
@@ -36,6 +37,9 @@ _RETRIES: RetryConfig = {"max_retries": 8, "retry_timeout": timedelta(seconds=60
 
 TAKEN = (AlreadyExistsError, PreconditionError)
 """A conditional write came too late: somebody else has written there."""
+
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+"""What S3 and Google Cloud Storage, and Azure, call a bucket that is not there."""
 
 ABSENT = (NotFoundError, FileNotFoundError)
 ERRORS = (BaseError, OSError)
@@ -76,6 +80,43 @@ def _sdk(uri: str, settings: Settings) -> tuple[Sdk, str]:
     """The SDK, and the region of a bucket."""
     sdk = Sdk(profile=settings.profile, endpoint_url=settings.endpoint_url)
     return sdk, parse_qs(urlsplit(uri).query).get("region", [sdk.home_region()])[0]
+
+
+async def read_object(uri: str, settings: Settings) -> bytes:
+    """The content of one object. Raises one of ERRORS, or ConfigurationError."""
+    place, name = split_object(uri)
+    answer = await obstore.get_async(await open_objects(place, settings), name)
+    return bytes(await answer.bytes_async())
+
+
+async def write_object(uri: str, settings: Settings, data: bytes) -> None:
+    """Put one object, again where that fails. Raises one of ERRORS, or ConfigurationError."""
+    place, name = split_object(uri)
+    await obstore.put_async(await open_objects(place, settings), name, data, use_multipart=False)
+
+
+async def lacks_bucket(uri: str, settings: Settings) -> bool:
+    """Whether an object's bucket is known not to be there, which takes no permission to be told.
+
+    Without one to read, a store says whether it has the bucket and not whether it has the object.
+    Raises one of ERRORS if there is no answer, or ConfigurationError.
+    """
+    try:
+        await read_object(uri, settings)
+    except ABSENT as error:
+        return any(code in str(error) for code in _NO_BUCKET)
+    except (PermissionDeniedError, UnauthenticatedError):
+        return False
+    return False
+
+
+def split_object(uri: str) -> tuple[str, str]:
+    """The URI of what an object is in, and the object's own name. Raises ConfigurationError."""
+    parts = urlsplit(uri)
+    folder, _, name = parts.path.rpartition("/")
+    if not parts.netloc or not name:
+        raise ConfigurationError(f"{uri} is not the URI of an object, as s3://bucket/key.")
+    return urlunsplit(parts._replace(path=folder)), name
 
 
 async def set_acl(uri: str, settings: Settings, path: str, acl: str) -> None:

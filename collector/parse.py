@@ -6,6 +6,7 @@ Pure functions; each raises ValueError with what is wrong, for a person.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -96,6 +97,11 @@ def parse_pairs(value: Any) -> Any:
 def parse_uris(value: Any) -> Any:
     """URIs from a list, or one a line: they may hold commas and blanks."""
     return tuple(value.splitlines()) or ("",) if isinstance(value, str) else value
+
+
+def parse_path(value: Any) -> Any:
+    """A path of a program as the text that a person would write."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def parse_headers(value: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import orjson
 
-from collector.crawl import Crawl, History
+from collector.crawl import Crawl, History, run_started
 from collector.errors import CollectorError, SinkError, StateError
 from collector.events import (
     BytesDelivered,
@@ -26,7 +26,6 @@ from collector.events import (
     Observer,
     RecordRefused,
     RunEnded,
-    RunStarted,
     SinkClosed,
     Warned,
 )
@@ -36,6 +35,7 @@ from collector.model import Job, Record, Target
 from collector.report import Report
 from collector.retry_failed import Retry, read_failures
 from collector.settings import Settings
+from collector.shards import shared_outputs
 from collector.sinks.base import Kept, Refusal, Row, Run, Sink, open_sinks
 from collector.store import open_store
 from collector.tables import load_table
@@ -243,6 +243,8 @@ class Collector:
         if this returns and the run was not stopped.
         """
         settings = self._settings
+        for sentence in shared_outputs(settings.shard, settings.report, settings.sink):
+            self._observe(Warned(sentence))
         self._remember(" ".join(settings.sink))
         journal = self._journal
         run = Run(settings.table, journal.run_id, journal.started_at, settings, self._observe)
@@ -291,9 +293,10 @@ class Collector:
         settings = self._settings
         if settings.state is None or settings.retry_failed is not None:
             return
+        shard = settings.shard
         store = open_store(
             settings.state,
-            settings.table,
+            f"{settings.table}/shard-{shard.name}" if shard else settings.table,
             settings,
             tell=lambda message: self._observe(Warned(message)),
         )
@@ -303,7 +306,9 @@ class Collector:
     async def _begin(self, sink: Sink | None) -> Kept:
         """Read the state, open the sink, and find out from where to go on."""
         settings, table, journal = self._settings, load_table(self._settings.table), self._journal
-        failures = read_failures(settings.retry_failed, table) if settings.retry_failed else None
+        failures = None
+        if settings.retry_failed is not None:
+            failures = await read_failures(settings.retry_failed, table, settings)
         await journal.open()
         kept = Kept.NOTHING
         if sink is not None:
@@ -338,8 +343,7 @@ class Collector:
             self._observe(event)
 
     def _start_observed(self) -> None:
-        journal = self._journal
-        self._observe(RunStarted(journal.run_id, self._settings.table, journal.started_at))
+        self._observe(run_started(self._journal, self._settings))
 
     async def _crawl_into(self, sink: Sink) -> None:
         stream = _Stream()

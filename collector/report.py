@@ -1,6 +1,6 @@
 """The run report: an observer that counts, and the sums it vouches for.
 
-{"run_id", "table", "started_at", "finished_at", "complete", "mode",
+{"run_id", "table", "started_at", "finished_at", "complete", "mode", of a shard also "shard",
  "totals": {"targets", "listed", "emitted", "unchanged", "gone", "failed", "bytes"},
  "calls": {operation: {"calls", "throttled", "retried", "failed"}},
  "targets": [{"account_id", "region", "outcome", "listed", "emitted", "unchanged", "gone",
@@ -195,6 +195,7 @@ class Report:
             "finished_at": None if self._finished_at is None else _iso(self._finished_at),
             "complete": self.complete,
             "mode": "incremental" if self._incremental else "full",
+            **({} if self._run.shard is None else {"shard": self._run.shard}),
             "totals": {
                 "targets": len(rows),
                 **{name: sum(getattr(row, name) for row in rows) for name in sums},

@@ -6,16 +6,15 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import orjson
 
 from collector.crawl import History
 from collector.errors import ConfigurationError
 from collector.events import Event, Warned
 from collector.extract import Plan
 from collector.model import Cursor, Job, Outcome, Start, Table, Target
+from collector.report_file import read_report
+from collector.settings import Settings
 
 _NOT_READ = (Outcome.DENIED, Outcome.FAILED)
 _UNKNOWN = math.nan
@@ -38,18 +37,16 @@ class Failures:
         }
 
 
-def read_failures(path: Path, table: Table) -> Failures:
-    """The failures in the report ``path``. Raises ConfigurationError."""
+async def read_failures(uri: str, table: Table, settings: Settings) -> Failures:
+    """The failures in the report ``uri``. Raises ConfigurationError."""
+    report = await read_report(uri, settings)
     try:
-        report = orjson.loads(path.read_bytes())
         arns = [str(failure["arn"]) for failure in report["failures"]]
         unread = sum(row["outcome"] in _NOT_READ for row in report["targets"])
-    except OSError as error:
-        raise ConfigurationError(f"The report {path} cannot be read: {error.strerror}.") from error
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise ConfigurationError(f"{path} is not the report of a run.") from error
+    except (KeyError, TypeError) as error:
+        raise ConfigurationError(f"{uri} is not the report of a run.") from error
     if report.get("table") != table.name:
-        raise ConfigurationError(f"The report {path} is of the table {report.get('table')}.")
+        raise ConfigurationError(f"The report {uri} is of the table {report.get('table')}.")
     found: dict[tuple[str, str], dict[str, Job]] = {}
     strangers = 0
     for arn in arns:
@@ -61,11 +58,11 @@ def read_failures(path: Path, table: Table) -> Failures:
         found.setdefault((match["account_id"], match["region"]), {})[arn] = job
     warnings = []
     if not found:
-        warnings.append(f"The report {path} names no job that failed: there is none to read again")
+        warnings.append(f"The report {uri} names no job that failed: there is none to read again")
     if strangers:
-        warnings.append(f"{strangers} failures in {path} name no job: only a whole run reads them")
+        warnings.append(f"{strangers} failures in {uri} name no job: only a whole run reads them")
     if unread:
-        warnings.append(f"{unread} targets in {path} were not read: only a whole run reads them")
+        warnings.append(f"{unread} targets in {uri} were not read: only a whole run reads them")
     jobs = {place: tuple(of_target.values()) for place, of_target in found.items()}
     return Failures(jobs, tuple(warnings))
 

@@ -41,11 +41,13 @@ from collector.parse import (
     parse_on_or_off,
     parse_optional_duration,
     parse_pairs,
+    parse_path,
     parse_regions,
     parse_time,
     parse_uris,
     parse_words,
 )
+from collector.shards import SIZE, Shard, parse_shard, placed, with_environment
 from collector.tables import DEFAULT, load_table
 
 ENV_PREFIX = "COLLECTOR_"
@@ -116,6 +118,13 @@ class Settings(BaseSettings):
         "Regions to read: all that are enabled for the account and have the service, or a list.",
         group=WHAT,
         metavar="all|R,R",
+    )
+    shard: Annotated[Shard | None, BeforeValidator(parse_shard)] = _setting(
+        None,
+        "Read only the Kth of N parts of the accounts and regions; auto takes K, and none given "
+        "takes both, from the variables of an AWS Batch array job or a Kubernetes Indexed Job.",
+        group=WHAT,
+        metavar="K/N|auto/N|none",
     )
     created_after: str | None = _setting(
         None, "Only jobs created after this date, timestamp or age (90d).", group=WHAT, metavar="T"
@@ -194,8 +203,11 @@ class Settings(BaseSettings):
     meta: bool = _setting(
         False, "Add _region, _collected_at and _run_id to each record.", group=WHERE
     )
-    report: Path | None = _setting(
-        None, "Write the run report here, as JSON.", group=WHERE, metavar="FILE"
+    report: Annotated[str | None, BeforeValidator(parse_path)] = _setting(
+        None,
+        "Write the run report here, as JSON: a path, s3://, gs:// or az://.",
+        group=WHERE,
+        metavar="URI",
     )
 
     give_up_after: Duration = _setting(
@@ -210,7 +222,7 @@ class Settings(BaseSettings):
     allow_incomplete: bool = _setting(
         False, "Exit 0 instead of 3 when something could not be read.", group=FAULTS
     )
-    retry_failed: Path | None = _setting(
+    retry_failed: Annotated[str | None, BeforeValidator(parse_path)] = _setting(
         None,
         "Read only the jobs that the report of an earlier run calls failed; state is left alone.",
         group=FAULTS,
@@ -384,14 +396,21 @@ class Settings(BaseSettings):
             raise ValueError("is empty; give a folder, or leave it out")
         return value
 
+    @field_validator("report", "retry_failed")
+    @classmethod
+    def _report_place(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value == "":
+            raise ValueError("is empty; give a path, or leave it out")
+        return value and placed(value, info.data.get("shard"))
+
     @field_validator("sink")
     @classmethod
-    def _sinks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _sinks(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if not value or "" in value:
             raise ValueError("is empty; give - for stdout, or a path")
         if len(set(value)) < len(value):
             raise ValueError("names one place twice")
-        return value
+        return tuple(placed(uri, info.data.get("shard")) for uri in value)
 
     @model_validator(mode="after")
     def _together(self) -> Self:
@@ -426,7 +445,8 @@ def load_settings(
 ) -> Settings:
     """Settings from ``flags`` over ``environ`` (COLLECTOR_*) over a YAML ``file`` over defaults.
 
-    Raises ConfigurationError that names every unknown or bad key, and where it stands.
+    Where none of them says which shard this is, ``environ`` may (see `collector.shards`). Raises
+    ConfigurationError that names every unknown or bad key, and where it stands.
     """
     layers = (
         (lambda path: "--" + path.replace("_", "-"), dict(flags)),
@@ -436,6 +456,7 @@ def load_settings(
     values: dict[str, Any] = {}
     for _, layer in reversed(layers):
         values.update(layer)
+    values["shard"] = with_environment(values.get("shard"), environ or {})
     try:
         return Settings(**values)
     except ValidationError as error:
@@ -453,7 +474,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
     Not an error: Kubernetes itself sets such variables for a Service called "collector".
     """
-    known = {f"{ENV_PREFIX}{name.upper()}" for name in (*setting_fields(), "config")}
+    known = {SIZE, *(f"{ENV_PREFIX}{name.upper()}" for name in (*setting_fields(), "config"))}
     return sorted(name for name in environ if name.startswith(ENV_PREFIX) and name not in known)
 
 

@@ -21,19 +21,33 @@ ALLOWED: dict[str, set[str]] = {
     "tables": {"errors", "model"},
     "parse": set(),
     "text": set(),
-    "settings": {"errors", "model", "parse", "tables"},
+    "shards": {"errors"},
+    "settings": {"errors", "model", "parse", "shards", "tables"},
     "flatten": {"model"},
     "redact": {"model"},
     "listing": {"errors", "flatten", "model"},
     "incremental": {"model"},
-    "iam": {"errors", "model", "sinks", "tables"},
+    "iam": {"errors", "model", "shards", "sinks", "tables"},
     "schema": {"errors", "model"},
     "validate": {"errors", "model", "schema"},
     # Delivery knows nothing of where records come from.
     "files": set(),
-    "sinks": {"aws", "errors", "events", "files", "model", "objects", "parse", "settings", "text"},
+    "sinks": {
+        "aws",
+        "errors",
+        "events",
+        "files",
+        "model",
+        "objects",
+        "parse",
+        "settings",
+        "shards",
+        "text",
+    },
     # Observers watch the stream and know nothing of it but its events.
     "report": {"events", "model"},
+    "report_file": {"errors", "objects", "settings"},
+    "report_merge": {"errors", "model", "shards"},
     "progress": {"events", "model", "text"},
     "log": {"events", "model", "text"},
     # The stream, from AWS to the sink.
@@ -61,7 +75,15 @@ ALLOWED: dict[str, set[str]] = {
         "settings",
         "tables",
     },
-    "retry_failed": {"crawl", "errors", "events", "extract", "model"},
+    "retry_failed": {
+        "crawl",
+        "errors",
+        "events",
+        "extract",
+        "model",
+        "report_file",
+        "settings",
+    },
     # What is remembered of it, behind the sink.
     "state": {"errors", "model", "text"},
     "objects": {"aws", "errors", "settings", "text"},
@@ -87,6 +109,7 @@ ALLOWED: dict[str, set[str]] = {
         "report",
         "retry_failed",
         "settings",
+        "shards",
         "sinks",
         "store",
         "tables",
@@ -122,7 +145,7 @@ AWS_ORDER = [
 ]
 """Modules of `collector.aws`: each may import those before it."""
 
-PURE = {"errors", "model", "events", "flatten", "redact", "listing", "incremental"}
+PURE = {"errors", "model", "events", "flatten", "redact", "listing", "incremental", "shards"}
 """Parts that import nothing but the standard library and each other."""
 
 
@@ -257,6 +280,7 @@ def test_the_pure_parts_need_nothing_else(name):
         "dataclasses",
         "datetime",
         "enum",
+        "hashlib",
         "itertools",
         "math",
         "re",

@@ -66,7 +66,7 @@ def test_flags_win_over_environment_over_file_over_defaults(file):
         ("give_up_after", "10m", "600", 600.0),
         ("created_after", "2026-01-31", "2026-01-31", "2026-01-31"),
         ("meta", "true", "true", True),
-        ("report", "out/report.json", "out/report.json", Path("out/report.json")),
+        ("report", "out/report.json", "out/report.json", "out/report.json"),
         ("exclude_accounts", "012345678901", "'012345678901'", ("012345678901",)),
         ("max_in_flight", "64", "64", 64),
     ],

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from collector.aws.client import Access, AwsClient, Patience
-from collector.aws.retry import RETRYABLE
+from collector.aws.retry import EXPIRED, RETRYABLE
 from collector.aws.roles import RoleCredentials
 from collector.aws.sessions import CallerCredentials, CredentialSource
 from collector.errors import (
@@ -228,13 +228,17 @@ class Targets:
         return True
 
     async def find(self) -> AsyncIterator[Target | Unreachable]:
-        """Every target, account by account, as soon as an account's regions are known."""
+        """Every target, account by account, as soon as an account's regions are known.
+
+        Of a shard, its own: where the regions are given, no account is entered for nothing.
+        """
         accounts = await self.accounts()
         if self._settings.regions != "all":
             await self._warn_of_unknown_regions(self._settings.regions)
             for region in self._settings.regions:
                 for account in accounts:
-                    yield Target(account, region)
+                    if self._is_ours(one := Target(account, region)):
+                        yield one
             return
         slots = asyncio.Semaphore(_ACCOUNTS_AT_ONCE)
 
@@ -252,23 +256,47 @@ class Targets:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _is_ours(self, target: Target) -> bool:
+        shard = self._settings.shard
+        return shard is None or shard.holds(*target.key)
+
     async def _targets_of(self, account: Account) -> list[Target | Unreachable]:
         try:
             await self.credentials(account).get()
-        except CredentialsError as error:
-            return [Unreachable(Target(account, EVERY_REGION), Outcome.FAILED, str(error))]
-        except CallError as error:
-            outcome = Outcome.DENIED if isinstance(error, DeniedError) else Outcome.FAILED
-            return [Unreachable(Target(account, EVERY_REGION), outcome, str(error))]
+        except (CredentialsError, CallError) as error:
+            return self._unreachable(account, error)
         with_service = await self.service_regions()
         known = set(await self._client.sdk.regions("ec2", (await self.identity()).partition))
         enabled = await self.enabled_regions(account)
         # A region newer than the installed SDK is tried: better unavailable than left out.
-        return [
+        found = [
             Target(account, region)
             for region in (with_service if enabled is None else enabled)
             if region in with_service or region not in known
         ]
+        ours: list[Target | Unreachable] = [target for target in found if self._is_ours(target)]
+        if not ours:
+            self.forget(account.id)
+        return ours
+
+    def _unreachable(
+        self, account: Account, error: CallError | CredentialsError
+    ) -> list[Target | Unreachable]:
+        """An account that is closed is so for all shards, and one of them reports it.
+
+        One that could not be entered for another reason is reported by each that it happened to:
+        the others may have come in, and have all but what falls to this one.
+        """
+        self.forget(account.id)
+        target = Target(account, EVERY_REGION)
+        if not isinstance(error, DeniedError):
+            return [Unreachable(target, Outcome.FAILED, str(error))]
+        if error.code in EXPIRED or self._is_ours(target):
+            return [Unreachable(target, Outcome.DENIED, str(error))]
+        self._observe(
+            Warned("The role cannot be assumed, which another shard is to report", account.id)
+        )
+        return []
 
     def called_enabled(self, target: Target) -> bool:
         """Whether AWS itself has said that the target's region is enabled for its account."""

@@ -27,6 +27,7 @@ from collector import objects
 from collector.errors import CollectorError, ConfigurationError, SinkError
 from collector.files import sync
 from collector.parse import parse_duration, parse_size
+from collector.shards import PLACE, placed
 from collector.sinks._encoders import Encoder, encoder_for
 from collector.sinks.base import Kept, Permission, Position, Row, Run
 
@@ -46,7 +47,7 @@ UPLOADS = 2
 MOST_OPEN = 16
 """Parts being written at once, where the template splits them by account or region."""
 
-_NAMES = ("table", "dt", "run_id", "account_id", "region", "part")
+_NAMES = ("table", "dt", "run_id", "shard", "account_id", "region", "part")
 _OF_A_PART = ("account_id", "region", "part")
 _OPTIONS = ("template", "codec", "part_bytes", "roll_after", "region", "kms_key", "acl")
 
@@ -242,8 +243,12 @@ class ObjectSink:
     # Where things are.
 
     def _path(self, **names: str) -> str:
-        known = {"table": self._run.table, "dt": self._dt, "run_id": self._run_id, **names}
-        return re.sub(r"\{(.*?)\}", lambda match: known[match[1]], self._options.template)
+        return self._filled(self._options.template, **names)
+
+    def _filled(self, template: str, **names: str) -> str:
+        shard = placed(PLACE, self._run.settings.shard)
+        known = {"table": self._run.table, "dt": self._dt, "run_id": self._run_id, "shard": shard}
+        return re.sub(r"\{(.*?)\}", lambda match: (known | names)[match[1]], template)
 
     @property
     def _folder(self) -> str:
@@ -254,8 +259,7 @@ class ObjectSink:
             if any(f"{{{name}}}" in segment for name in _OF_A_PART):
                 break
             fixed.append(segment)
-        known = {"table": self._run.table, "dt": self._dt, "run_id": self._run_id}
-        return re.sub(r"\{(.*?)\}", lambda match: known[match[1]], "/".join(fixed))
+        return self._filled("/".join(fixed))
 
     def _own(self, name: str) -> str:
         """Path of an object that speaks of the whole run; its underscore hides it from readers."""
