@@ -101,8 +101,10 @@ async def lacks_bucket(uri: str, settings: Settings) -> bool:
     Without one to read, a store says whether it has the bucket and not whether it has the object.
     Raises one of ERRORS if there is no answer, or ConfigurationError.
     """
+    place, name = split_object(uri)
+    store = await open_objects(place, settings)
     try:
-        await read_object(uri, settings)
+        await obstore.get_async(store, name)  # nobody reads it: the answer is what counts
     except ABSENT as error:
         return any(code in str(error) for code in _NO_BUCKET)
     except (PermissionDeniedError, UnauthenticatedError):

@@ -64,12 +64,12 @@ async def write_report(uri: str, report: Mapping[str, Any], settings: Settings) 
             await objects.write_object(uri, settings, data)
         else:
             _write_file(path.resolve(), data)  # a link is followed, not replaced
-    except OSError as error:
-        raise CollectorError(f"Cannot write the report {uri}: {error.strerror}.") from error
     except objects.ERRORS as error:
-        raise CollectorError(
-            f"Cannot write the report {uri}: {objects.sentence(error)}."
-        ) from error
+        raise CollectorError(f"Cannot write the report {uri}: {_why(error)}.") from error
+
+
+def _why(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or objects.sentence(error)
 
 
 def _write_file(path: Path, data: bytes) -> None:
@@ -99,7 +99,4 @@ async def read_report(uri: str, settings: Settings) -> Any:
     except orjson.JSONDecodeError as error:
         raise ConfigurationError(f"{uri} is not the report of a run.") from error
     except objects.ERRORS as error:
-        why = error.strerror if isinstance(error, OSError) else None
-        raise ConfigurationError(
-            f"The report {uri} cannot be read: {why or objects.sentence(error)}."
-        ) from error
+        raise ConfigurationError(f"The report {uri} cannot be read: {_why(error)}.") from error

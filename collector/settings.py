@@ -18,6 +18,7 @@ import yaml
 from pydantic import (
     BeforeValidator,
     Field,
+    PlainSerializer,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -119,7 +120,9 @@ class Settings(BaseSettings):
         group=WHAT,
         metavar="all|R,R",
     )
-    shard: Annotated[Shard | None, BeforeValidator(parse_shard)] = _setting(
+    shard: Annotated[
+        Shard | None, BeforeValidator(parse_shard), PlainSerializer(lambda it: it and str(it))
+    ] = _setting(
         None,
         "Read only the Kth of N parts of the accounts and regions; auto takes K, and none given "
         "takes both, from the variables of an AWS Batch array job or a Kubernetes Indexed Job.",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from collector.aws.targets import _MOST_REGION_PAGES, _PAGES_WITHOUT_NEWS, Targets
-from collector.errors import DiscoveryError
+from collector.errors import CredentialsError, DeniedError, DiscoveryError, TransientError
 from collector.events import Warned
 from collector.model import Account
 from collector.settings import Settings
@@ -157,3 +157,40 @@ async def test_an_account_without_an_id_is_one_sentence(clock):
     control = Control(clock, ListAccounts=lambda _: {"Accounts": [{"State": "ACTIVE"}]})
     with pytest.raises(DiscoveryError, match="UnreadableAnswer"):
         await organization(control).accounts()
+
+
+class Closed:
+    """Credentials that are not to be had."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def get(self):
+        raise self._error
+
+
+OTHER = "222222222222"
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "times"),
+    [
+        (DeniedError("AssumeRole", "AccessDenied"), "denied", 1),
+        (DeniedError("AssumeRole", "ExpiredToken"), "denied", 4),
+        (TransientError("AssumeRole", "ServiceUnavailable"), "failed", 4),
+        (CredentialsError("no keys"), "failed", 4),
+    ],
+)
+async def test_who_reports_an_account_that_cannot_be_entered(clock, error, outcome, times):
+    """One shard where the account is closed; all that it happened to where that may pass."""
+    reported, warned = [], []
+    for k in range(1, 5):
+        found, warnings = targets(Control(clock), accounts=[OTHER], shard=f"{k}/4")
+        found._sources[OTHER] = Closed(error)
+        reported += [each async for each in found.find()]
+        warned += warnings
+        assert OTHER not in found._sources
+    assert [each.target.key for each in reported] == [(OTHER, "*")] * times
+    assert {each.outcome for each in reported} == {outcome}
+    assert {warning.account_id for warning in warned} <= {OTHER}
+    assert len(warned) + times == 4
