@@ -19,10 +19,14 @@ import tomllib
 import types
 from pathlib import Path
 
+import botocore.loaders
 import click
 import duckdb
 import orjson
 import pytest
+import yaml
+from botocore.model import ServiceModel
+from botocore.validate import ParamValidator
 from cfnlint.decode import decode_str as decode
 
 import collector
@@ -46,7 +50,19 @@ from tests.sinks.sink_rows import RUN
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
-COMMANDS = {name: cli.commands[name] for name in sorted(cli.commands)}
+
+
+def commands(group, *names):
+    """Every command by its name, those of a group with the group's before it."""
+    for name in sorted(group.commands):
+        command = group.commands[name]
+        if isinstance(command, click.Group):
+            yield from commands(command, *names, name)
+        else:
+            yield " ".join((*names, name)), command
+
+
+COMMANDS = dict(commands(cli))
 BLOCK = re.compile(r"(?:^<!-- ([^>]*) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [(label, kind, body) for label, kind, body in BLOCK.findall(TEXT)]
 PROSE = re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
@@ -237,15 +253,21 @@ def collector_calls():
                 yield words[at + 1 :] or ["run"], dict(pair.split("=", 1) for pair in pairs)
 
 
+def named(arguments):
+    """The name of the command that is called, and what it is given."""
+    words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
+    return " ".join(arguments[:words]), arguments[words:]
+
+
 CALLS = list(collector_calls())
 
 
 @pytest.mark.parametrize(("arguments", "environ"), CALLS, ids=[" ".join(c[0]) for c in CALLS])
 def test_every_command_line_is_accepted(arguments, environ):
     """Each call in the README names a command, options that it has and values that they take."""
-    name, *rest = arguments
+    name, rest = named(arguments)
     command = COMMANDS[name]
-    if name == "validate" and not rest:
+    if name in {"validate", "report merge"} and not rest:
         rest = ["FILE"]  # only named, in the prose
     with command.make_context(name, list(rest), parent=click.Context(cli)) as context:
         settings = {key: value for key, value in context.params.items() if key in setting_fields()}
@@ -257,7 +279,7 @@ def test_every_command_line_is_accepted(arguments, environ):
 
 def test_the_readme_calls_every_command():
     """No command is left undocumented."""
-    assert {arguments[0] for arguments, _ in CALLS} == set(COMMANDS)
+    assert {named(arguments)[0] for arguments, _ in CALLS} == set(COMMANDS)
 
 
 def test_the_fake_aws_takes_its_flags():
@@ -326,11 +348,31 @@ def test_exit_statuses_are_the_programs():
     assert documented == raised | ended | signalled | usage
 
 
+def test_retry_policies_fit_their_services():
+    """What the README gives to Batch, ECS and Kubernetes is accepted there, and agrees."""
+    again = {int(row[0]) for row in table_rows("status | run it again at once?") if row[1] > "Y"}
+    no = {int(row[0]) for row in table_rows("status | run it again at once?")} - again
+    assert no == {2, 3}
+    shapes = {"batch": "RetryStrategy", "ecs": "ContainerRestartPolicy"}
+    batch, ecs = json.loads(block("Batch retries")), json.loads(block("ECS restarts"))
+    loader = botocore.loaders.create_loader()
+    for service, value in (("batch", batch), ("ecs", ecs)):
+        model = ServiceModel(loader.load_service_model(service, "service-2"))
+        shape = model.shape_for(shapes[service])
+        assert ParamValidator().validate(value, shape).generate_report() == ""
+    assert {int(rule["onExitCode"]) for rule in batch["evaluateOnExit"]} == no
+    assert set(ecs["ignoredExitCodes"]) == {0, *no}
+    job = yaml.safe_load(block("Job retries"))
+    (codes,) = [rule["onExitCodes"] for rule in job["podFailurePolicy"]["rules"][1:]]
+    assert set(codes["values"]) == no
+    assert job["template"]["spec"]["restartPolicy"] == "Never"  # or the policy is refused
+
+
 def full_report():
     """A report in which every part has something."""
     target = Target(Account("111111111111"), "us-east-1")
     report = Report()
-    report(events.RunStarted("run", "table", 0.0))
+    report(events.RunStarted("run", "table", 0.0, "3/16"))
     report(events.CallEnded("111111111111", "us-east-1", "ListTags", "ok", False, 0.1))
     report(events.JobFailed(target, job("arn"), "ListTags", "error", 1))
     report(events.FieldsNoted(("A.B",), ("a.b",)))

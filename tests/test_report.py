@@ -96,6 +96,17 @@ def test_the_report_has_the_documented_shape():
     assert orjson.loads(orjson.dumps(report)) == report
 
 
+def test_the_report_of_a_shard_says_so():
+    """One key more, after the mode; nothing else is other."""
+    alone, shard = Report(), Report()
+    for report, name in ((alone, None), (shard, "3/16")):
+        report(events.RunStarted("run", "table", 0.0, name))
+        report(events.RunEnded(1.0))
+    keys = list(shard.as_dict())
+    assert keys[keys.index("mode") + 1] == "shard"
+    assert shard.as_dict() == alone.as_dict() | {"shard": "3/16"}
+
+
 def test_a_report_can_be_asked_for_at_any_time():
     """Before the end, and before the start, there is a report, and it is not complete."""
     for report in (told(), told(started()), told(started(), events.TargetFound(ONE))):

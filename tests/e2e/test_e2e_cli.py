@@ -60,7 +60,18 @@ def test_help_imports_none_of_the_heavy_libraries():
 
 
 @pytest.mark.parametrize(
-    "name", [(), ("run",), ("plan",), ("schema",), ("validate",), ("iam-policy",), ("demo",)]
+    "name",
+    [
+        (),
+        ("run",),
+        ("plan",),
+        ("schema",),
+        ("validate",),
+        ("iam-policy",),
+        ("demo",),
+        ("report",),
+        ("report", "merge"),
+    ],
 )
 def test_every_command_has_help(name):
     """--help of each command is a page on stdout, exit 0."""
@@ -78,6 +89,9 @@ def test_every_command_has_help(name):
         (["--retry-failed", "not-there.json"], ["not-there.json"]),
         (["--sink", "sftp://b/p"], ["sftp://", "s3://"]),
         (["--regions", "mars"], ["--regions", "mars"]),
+        (["--shard", "5/4"], ["--shard", "5/4"]),
+        (["--report", "ftp://host/x"], ["ftp://", "s3://"]),
+        (["--report", "s3://bucket"], ["s3://bucket", "object"]),
         (["--accounts", "12"], ["--accounts", "12"]),
         (["--accounts", "organization"], ["role_name"]),
         (["--table", "aws_sagemaker_trainingjbo"], ["aws_sagemaker_trainingjob"]),

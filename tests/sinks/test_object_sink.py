@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -318,6 +319,21 @@ async def test_encryption_and_acl_are_asked_for(bucket):
     assert head["SSEKMSKeyId"].endswith("alias/lake")
 
 
+@pytest.mark.parametrize(("shard", "name"), [("2/3", "2-of-3"), (None, "1-of-1")])
+async def test_parts_are_named_after_their_shard(tmp_path, shard, name):
+    """A template may hold the shard, also where a URI has its braces escaped."""
+    template = "{table}/%7Bshard%7D/{run_id}/{part}.ndjson"
+    run = replace(RUN, settings=Settings(shard=shard))
+    sink = open_sink(f"file://{tmp_path}?template={template}&codec=none", run)
+    await sink.open()
+    await sink.write(rows(0, 3))
+    await sink.close(whole=True)
+    folder = f"{RUN.table}/{name}/{RUN.run_id}"
+    assert sorted(folder_content(tmp_path)) == [
+        f"{folder}/00001.ndjson", f"{folder}/_manifest.json", f"{folder}/_started.json",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
@@ -355,6 +371,18 @@ def test_permissions_of_a_sink():
     assert added["EncryptParts"]["Resource"] == ["arn:aws:kms:us-east-1:111122223333:key/k"]
     assert added["KeepState"]["Resource"] == ["arn:*:s3:::state/x/*"]
     assert added["FindState"]["Resource"] == ["arn:*:s3:::state"]
+    shards = with_delivery(
+        policy(load_table()),
+        ["s3://lake/{shard}/"],
+        None,
+        "s3://lake/reports/{shard}.json?region=x",
+    )
+    *_, parts, _, report = shards["Statement"]
+    assert parts["Resource"] == ["arn:*:s3:::lake/*/*"]
+    assert (report["Action"], report["Resource"]) == (
+        ["s3:PutObject"],
+        ["arn:*:s3:::lake/reports/*.json"],
+    )
 
 
 @pytest.fixture
