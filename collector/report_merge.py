@@ -6,6 +6,7 @@ whole is missing: every part complete, every shard there once, no target read by
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from collector.errors import ConfigurationError
 from collector.model import Outcome
-from collector.shards import parse_shard
+from collector.shards import CLOSED, parse_shard
 
 _EXACT = ConfigDict(extra="forbid")
 _EVERY_REGION = "*"
@@ -98,6 +99,7 @@ class Part:
 
 
 _PART = TypeAdapter(Part)
+_KEPT_OUT = re.compile(re.escape(CLOSED) + r" \(in (\d{12})").match
 
 
 def merge(reports: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,7 +132,7 @@ def _read(name: str, report: Any) -> Part:
 
 
 def _joined(parts: Sequence[Part]) -> dict[str, Any]:
-    trouble = [*_missing_shards(parts), *_read_twice(parts)]
+    trouble = [*_missing_shards(parts), *_read_twice(parts), *_unreported(parts)]
     rows = list(_rows(parts))
     ends = [part.finished_at for part in parts]
     totals = _sums(asdict(part.totals) for part in parts)
@@ -207,6 +209,16 @@ def _read_twice(parts: Sequence[Part]) -> Iterator[str]:
     if doubled:
         more = f" and {len(doubled) - 1} more" if len(doubled) > 1 else ""
         yield f"{'/'.join(doubled[0])}{more} stand in several of the reports, and count as often"
+
+
+def _unreported(parts: Sequence[Part]) -> Iterator[str]:
+    """A shard was kept out of an account, and the one that should say so had come in by then."""
+    said = {row.account_id for part in parts for row in part.targets if row.region == _EVERY_REGION}
+    accounts = {
+        match[1] for part in parts for warning in part.warnings if (match := _KEPT_OUT(warning))
+    }
+    for account_id in sorted(accounts - said):
+        yield f"A shard was kept out of {account_id}, and no report has what it would have read"
 
 
 def summary(report: Mapping[str, Any], count: int) -> str:

@@ -20,6 +20,9 @@ from collector.errors import ConfigurationError
 PLACE = "{shard}"
 """What stands in the name of an output for the name of the shard that wrote it."""
 
+CLOSED = "The role cannot be assumed, which another shard is to report"
+"""Warning of a shard that was kept out of an account whose row falls to another."""
+
 SIZE = "COLLECTOR_SHARDS"
 BATCH_INDEX, BATCH_SIZE = "AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"
 JOB_INDEX = "JOB_COMPLETION_INDEX"

@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "progress": {"events", "model", "text"},
     "log": {"events", "model", "text"},
     # The stream, from AWS to the sink.
-    "aws": {"__init__", "errors", "events", "model", "settings", "text"},
+    "aws": {"__init__", "errors", "events", "model", "settings", "shards", "text"},
     "extract": {
         "__init__",
         "aws",

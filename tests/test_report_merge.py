@@ -15,6 +15,7 @@ from collector.errors import ConfigurationError
 from collector.model import Account, Outcome, Target
 from collector.report import Report
 from collector.report_merge import merge, summary
+from collector.shards import CLOSED
 from tests.event_values import job, page
 
 FIRST, SECOND, THIRD = (digit * 12 for digit in "123")
@@ -155,6 +156,21 @@ def test_an_account_that_nobody_could_enter_stands_there_once():
     ]
     assert whole["totals"]["targets"] == 3
     assert whole["complete"] is False
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_an_account_that_was_closed_to_some_shards_only_is_told_of(said):
+    """A role that came and went: what one shard was kept out of stands in no other's report."""
+    made = Report()
+    made(events.RunStarted("run", "table", 0.0, "2/2"))
+    made(events.Warned(CLOSED, FIRST))
+    made(events.Warned(CLOSED, SECOND))
+    made(events.RunEnded(1.0))
+    rows = [(FIRST, "*", 0)] if said else [(FIRST, "a", 1)]
+    whole = merged(report("1/2", *rows), made.as_dict())
+    told = [warning for warning in whole["warnings"] if "kept out of" in warning]
+    assert [FIRST in warning for warning in told] == ([] if said else [True])
+    assert whole["complete"] is said
 
 
 @given(

@@ -27,6 +27,7 @@ from collector.errors import (
 from collector.events import Observer, Warned
 from collector.model import Account, Outcome, Table, Target
 from collector.settings import Settings
+from collector.shards import CLOSED
 
 EVERY_REGION = "*"
 """Region of the one target that stands for an account whose regions could not be found out."""
@@ -293,9 +294,7 @@ class Targets:
             return [Unreachable(target, Outcome.FAILED, str(error))]
         if error.code in EXPIRED or self._is_ours(target):
             return [Unreachable(target, Outcome.DENIED, str(error))]
-        self._observe(
-            Warned("The role cannot be assumed, which another shard is to report", account.id)
-        )
+        self._observe(Warned(CLOSED, account.id))
         return []
 
     def called_enabled(self, target: Target) -> bool:
