@@ -99,7 +99,7 @@ class Part:
 
 
 _PART = TypeAdapter(Part)
-_KEPT_OUT = re.compile(re.escape(CLOSED) + r" \(in (\d{12})").match
+_KEPT_OUT = re.compile(re.escape(CLOSED) + r" \(in (\d{12})(?: and (\d+) more)?\)")
 
 
 def merge(reports: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,13 +212,27 @@ def _read_twice(parts: Sequence[Part]) -> Iterator[str]:
 
 
 def _unreported(parts: Sequence[Part]) -> Iterator[str]:
-    """A shard was kept out of an account, and the one that should say so had come in by then."""
-    said = {row.account_id for part in parts for row in part.targets if row.region == _EVERY_REGION}
-    accounts = {
-        match[1] for part in parts for warning in part.warnings if (match := _KEPT_OUT(warning))
-    }
-    for account_id in sorted(accounts - said):
-        yield f"A shard was kept out of {account_id}, and no report has what it would have read"
+    """A shard was kept out of an account, and the one that should say so had come in.
+
+    The warning names one such account and counts them all.
+    """
+    closed = [
+        {row.account_id for row in part.targets if row.region == _EVERY_REGION} for part in parts
+    ]
+    for part, own in zip(parts, closed, strict=True):
+        others = set().union(*closed) - own
+        for account_id, more in filter(None, map(_kept_out, part.warnings)):
+            if account_id not in others or more >= len(others):
+                yield (
+                    f"Shard {part.shard} was kept out of accounts, such as {account_id}, that "
+                    "another came into: what it would have read there is in no report"
+                )
+
+
+def _kept_out(warning: str) -> tuple[str, int] | None:
+    """An account, and how many more there are, if this is what the warning is about."""
+    match = _KEPT_OUT.fullmatch(warning)
+    return (match[1], int(match[2] or 0)) if match else None
 
 
 def summary(report: Mapping[str, Any], count: int) -> str:

@@ -158,19 +158,28 @@ def test_an_account_that_nobody_could_enter_stands_there_once():
     assert whole["complete"] is False
 
 
-@pytest.mark.parametrize("said", [True, False])
-def test_an_account_that_was_closed_to_some_shards_only_is_told_of(said):
+@pytest.mark.parametrize(
+    ("accounts", "closed", "complete"),
+    [
+        ((FIRST, SECOND), (FIRST, SECOND, THIRD), True),
+        ((FIRST, SECOND), (FIRST, SECOND), True),
+        ((FIRST, SECOND), (FIRST,), False),
+        ((FIRST, SECOND), (SECOND, THIRD), False),
+        ((FIRST,), (), False),
+        ((), (FIRST,), True),
+    ],
+)
+def test_an_account_that_was_closed_to_some_shards_only_is_told_of(accounts, closed, complete):
     """A role that came and went: what one shard was kept out of stands in no other's report."""
     made = Report()
     made(events.RunStarted("run", "table", 0.0, "2/2"))
-    made(events.Warned(CLOSED, FIRST))
-    made(events.Warned(CLOSED, SECOND))
+    for account in accounts:
+        made(events.Warned(CLOSED, account))
     made(events.RunEnded(1.0))
-    rows = [(FIRST, "*", 0)] if said else [(FIRST, "a", 1)]
-    whole = merged(report("1/2", *rows), made.as_dict())
-    told = [warning for warning in whole["warnings"] if "kept out of" in warning]
-    assert [FIRST in warning for warning in told] == ([] if said else [True])
-    assert whole["complete"] is said
+    whole = merged(report("1/2", *((account, "*", 0) for account in closed)), made.as_dict())
+    told = [warning for warning in whole["warnings"] if "Shard 2/2 was kept out" in warning]
+    assert [FIRST in warning for warning in told] == ([] if complete else [True])
+    assert whole["complete"] is complete
 
 
 @given(
