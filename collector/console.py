@@ -96,12 +96,12 @@ class _Process:
             if not closed and (failure is None or report["totals"]["targets"]):
                 self._show(report)
             status = COMPLETE if closed else self._status()
-            if failure is not None and not closed:
-                if unwritten is not None:
-                    structlog.get_logger().error(str(unwritten))
-                raise failure  # it came first
             if unwritten is not None:
-                raise unwritten
+                if failure is None:
+                    raise unwritten
+                structlog.get_logger().error(str(unwritten))  # and the failure came first
+            if failure is not None and not closed:
+                raise failure
         if self._settings.state is not None:
             self._exit(status)  # with the state given back the run has ended: at once, or never
         return status

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
@@ -253,3 +255,40 @@ def test_a_report_is_an_object(aws, s3):
     nowhere = command(*everything(aws), "--report", "s3://nowhere/report.json", aws=aws)
     assert (nowhere.status, nowhere.lines, aws.calls.total()) == (2, [], 0)
     assert one_sentence(nowhere.stderr)
+
+
+class Refuses(BaseHTTPRequestHandler):
+    """An S3 that allows nothing."""
+
+    def refuse(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_PUT = refuse  # noqa: N815 - the library's names
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_report_that_is_denied_costs_no_records(aws):
+    """Everything is delivered and its essence logged; one sentence says it, and the status is 1."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        run = command(
+            *everything(aws),
+            *("--report", f"s3://{BUCKET}/report.json"),
+            aws=aws,
+            AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{server.server_port}",
+        )
+        server.shutdown()
+        thread.join()
+    assert run.status == 1
+    assert len(run.lines) == 4 * len(REGIONS) * 6
+    assert one_sentence(run.stderr)
+    assert f"Cannot write the report s3://{BUCKET}/report.json: access is denied." in run.stderr
+    assert '"event": "run ended"' in run.stderr
