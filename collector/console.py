@@ -7,9 +7,11 @@ import gc
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from typing import Any
+from importlib import import_module
+from typing import Any, Protocol
 
 import structlog
 from rich.console import Console
@@ -53,6 +55,29 @@ def _runner() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
+class _Metrics(Observer, Protocol):
+    """An observer that has something to hand over at the end; `close` takes a bounded time."""
+
+    def close(self) -> None: ...
+
+
+_METRICS = {"emf": "collector.emf", "otel": "collector.otlp"}
+
+
+def _metrics(settings: Settings) -> list[_Metrics]:
+    """Those that were asked for; of the others nothing is imported. Raises ConfigurationError.
+
+    In the order of the table above: at the end the first ones wait for nobody.
+    """
+    wanted = [module for name, module in _METRICS.items() if name in settings.metrics]
+    try:
+        return [import_module(module).start(settings) for module in wanted]
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "--metrics otel needs OpenTelemetry: pip install 'aws-resource-collector[otel]'."
+        ) from error
+
+
 class _Process:
     """The run, what it shows, and the signals that may end it."""
 
@@ -60,7 +85,10 @@ class _Process:
         self._settings = settings
         self._console = Console(stderr=True)
         self._shown = ExitStack()
-        self._collector = Collector(settings, observers=[self._observer()])
+        self._metrics = _metrics(settings)
+        self._collector = Collector(settings, observers=[self._observer(), *self._metrics])
+        self._closing = False
+        self._ended = asyncio.Event()
         self.signal: int | None = None
 
     def _observer(self) -> Observer:
@@ -87,6 +115,15 @@ class _Process:
             await check_report(self._settings.report, self._settings)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            status = await self._main()
+        finally:
+            await self._close_metrics()
+        if self._settings.state is not None:
+            self._exit(status)  # with the state given back the run has ended: at once, or never
+        return status
+
+    async def _main(self) -> int:
         async with self._collector as collector:
             with self._shown:
                 failure = await self._run()
@@ -102,9 +139,23 @@ class _Process:
                 structlog.get_logger().error(str(unwritten))  # and the failure came first
             if failure is not None and not closed:
                 raise failure
-        if self._settings.state is not None:
-            self._exit(status)  # with the state given back the run has ended: at once, or never
         return status
+
+    async def _close_metrics(self) -> None:
+        """Let go what was measured. It may wait for a receiver, but not longer than a signal."""
+        if not self._metrics:
+            return
+        loop = asyncio.get_running_loop()
+
+        def close() -> None:
+            for metrics in self._metrics:
+                metrics.close()
+            with suppress(RuntimeError):  # a signal came first
+                loop.call_soon_threadsafe(self._ended.set)
+
+        self._closing = True
+        threading.Thread(target=close, daemon=True).start()
+        await self._ended.wait()
 
     async def _run(self) -> CollectorError | None:
         try:
@@ -134,6 +185,9 @@ class _Process:
         _show(self._console, report, table=table)
 
     def _on_signal(self, number: int) -> None:
+        if self._closing:
+            self._ended.set()  # the run has its status already
+            return
         if self.signal is not None:
             self._exit(SIGNALLED + self.signal)
         self.signal = number

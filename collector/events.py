@@ -81,6 +81,16 @@ class CallEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class RateChanged:
+    """AWS's refusals have shown another limit: ``rate`` calls a second of this operation."""
+
+    account_id: str
+    region: str
+    operation: str
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
 class JobsUnchanged:
     """Listed jobs that an earlier run delivered as they are."""
 
@@ -126,6 +136,14 @@ class BytesDelivered:
 
     records: int
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueMeasured:
+    """``depth`` records of at most ``capacity`` were waiting when a batch of them was taken."""
+
+    depth: int
+    capacity: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +200,14 @@ Event = (
     | TargetResumed
     | PageListed
     | CallEnded
+    | RateChanged
     | JobsUnchanged
     | JobEmitted
     | JobGone
     | JobFailed
     | RecordRefused
     | BytesDelivered
+    | QueueMeasured
     | SinkClosed
     | FieldsNoted
     | Warned

@@ -24,6 +24,7 @@ from collector.events import (
     BytesDelivered,
     Event,
     Observer,
+    QueueMeasured,
     RecordRefused,
     RunEnded,
     SinkClosed,
@@ -98,6 +99,10 @@ class _Stream:
             items.append(item)
         return items
 
+    def measured(self, taken: list[Item]) -> QueueMeasured:
+        """How much was waiting when a batch was ``taken``."""
+        return QueueMeasured(min(len(taken) + self._queue.qsize(), QUEUE), QUEUE)
+
 
 class Records:
     """An async iterator of records; made by `Collector.records`.
@@ -141,6 +146,7 @@ class Records:
         if items is None:
             await task
             return []
+        collector._observe(self._stream.measured(items))  # noqa: SLF001
         self._given.append(items)
         return [record for _, _, record in items]
 
@@ -420,6 +426,7 @@ class Collector:
         try:
             while (items := await stream.batch(LINGER, self._journal.wait)) is not None:
                 if items:
+                    self._observe(stream.measured(items))
                     await self._deliver(sink, items)
                 await self._checkpoint(sink)
             position = await sink.flush()

@@ -52,6 +52,7 @@ from collector.shards import SIZE, Shard, parse_shard, placed, with_environment
 from collector.tables import DEFAULT, load_table
 
 ENV_PREFIX = "COLLECTOR_"
+METRICS = ("otel", "emf")
 
 _ORGANIZATION_UNIT = re.compile(r"(ou-[0-9a-z]{4,32}-[0-9a-z]{8,32}|r-[0-9a-z]{4,32})")
 
@@ -69,7 +70,7 @@ def _setting(
 
 
 WHAT, HOW, WHERE, FAULTS = "What to read", "How to read", "Output", "Guarantees"
-STATE, SHOWN = "State", "Display"
+STATE, SHOWN, MEASURED = "State", "Display", "Metrics"
 
 
 class Settings(BaseSettings):
@@ -268,6 +269,21 @@ class Settings(BaseSettings):
         "info", "Least level that is logged; debug adds tracebacks.", group=SHOWN
     )
 
+    metrics: Words = _setting(
+        (),
+        "Metrics for OpenTelemetry (otel, with traces; set up by OTEL_ variables), or as lines "
+        "that CloudWatch Logs reads metrics from (emf); repeatable.",
+        group=MEASURED,
+        metavar="otel|emf",
+        name_list=True,
+    )
+    metrics_file: Path | None = _setting(
+        None,
+        "With metrics=emf: append the lines to this file instead of writing them to stderr.",
+        group=MEASURED,
+        metavar="FILE",
+    )
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -385,6 +401,14 @@ class Settings(BaseSettings):
                 raise ValueError(f"takes {' and '.join(known)}, not {column!r}")
         return value
 
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in METRICS:
+                raise ValueError(f"takes {' and '.join(METRICS)}, not {name!r}")
+        return value
+
     @field_validator("connect_timeout", "read_timeout", "call_timeout")
     @classmethod
     def _some_time(cls, value: float) -> float:
@@ -423,6 +447,8 @@ class Settings(BaseSettings):
             )
         if self.include_ou and self.accounts != "organization":
             raise ValueError("include_ou narrows accounts=organization only")
+        if self.metrics_file and "emf" not in self.metrics:
+            raise ValueError("metrics_file is for metrics=emf only")
         now = time.time()
         if (
             self.created_after

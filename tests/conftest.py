@@ -11,7 +11,7 @@ import pytest
 
 from collector.testing import ManualClock
 
-_OURS = ("AWS_", "COLLECTOR_")
+_OURS = ("AWS_", "COLLECTOR_", "OTEL_")
 
 
 @pytest.fixture(autouse=True)

@@ -43,6 +43,8 @@ EVENTS: list[events.Event] = [
     events.CallEnded(*TARGET.key, "DescribeTrainingJob", "ok", retried=False, seconds=0.1),
     events.CallEnded(*TARGET.key, "DescribeTrainingJob", "throttled", retried=True, seconds=0.1),
     events.CallEnded(*TARGET.key, "DescribeTrainingJob", "refused", retried=False, seconds=0.1),
+    events.RateChanged(*TARGET.key, "DescribeTrainingJob", 19.5),
+    events.QueueMeasured(500, 1000),
     events.JobEmitted(TARGET),
     events.JobGone(TARGET, job("arn:gone")),
     events.JobFailed(TARGET, job("arn:failed"), "DescribeTrainingJob", "it broke", 4),

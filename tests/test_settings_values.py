@@ -64,6 +64,8 @@ from collector.settings import load_settings
         ("log_format", "xml"),
         ("log_level", "trace"),
         ("include_ou", "ou-1"),
+        ("metrics", "prometheus"),
+        ("metrics", "otel,x"),
     ],
 )
 def test_a_bad_value_is_one_sentence_with_its_flag(name, value):
@@ -89,6 +91,7 @@ def test_a_bad_value_is_one_sentence_with_its_flag(name, value):
         ("accounts", "111111111111,111111111111", ("111111111111",)),
         ("status", "Completed", "Completed"),
         ("created_before", "90d", "90d"),
+        ("metrics", "otel,emf", ("otel", "emf")),
     ],
 )
 def test_a_good_value_is_taken(name, value, expected):
@@ -102,6 +105,8 @@ def test_settings_that_need_each_other():
         load_settings({"accounts": "organization"})
     with pytest.raises(ConfigurationError, match=r"(?i)include_ou narrows"):
         load_settings({"include_ou": "ou-abcd-12345678"})
+    with pytest.raises(ConfigurationError, match="metrics_file is for metrics=emf only"):
+        load_settings({"metrics": "otel", "metrics_file": "x"})
     units = ("ou-abcd-12345678", "r-abcd")
     flags = {"accounts": "organization", "role_name": "R", "include_ou": ",".join(units)}
     assert load_settings(flags).include_ou == units

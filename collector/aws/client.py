@@ -32,7 +32,7 @@ from collector.errors import (
     RejectedError,
     ThrottledError,
 )
-from collector.events import CallEnded, Observer
+from collector.events import CallEnded, Observer, RateChanged
 from collector.model import Wire as Members
 
 _REPAIRS = 2
@@ -256,7 +256,9 @@ class _Call:
             answer = await self._send()
         except CallError as error:
             if isinstance(error, ThrottledError):
+                known = limit.measured
                 limit.throttled(self.started)
+                self._report_rate(known, limit.measured)
             elif error.status:
                 limit.accepted(self.started)
             if isinstance(error, RETRYABLE):
@@ -293,6 +295,11 @@ class _Call:
                 raise
             # The clock was right, so the signature itself is wrong: the secret key, most likely.
             raise _final(error) from error
+
+    def _report_rate(self, known: float | None, found: float | None) -> None:
+        if found is not None and found != known:
+            place = self.access.account_id, self.access.region, self.template.operation
+            self.client.observe(RateChanged(*place, round(found, 2)))
 
     def _report(self, error: CallError | None, *, retried: bool = False) -> None:
         result: Literal["ok", "throttled", "faulted", "refused"] = "ok"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 from client_setup import (
@@ -13,6 +14,8 @@ from client_setup import (
     REGION,
     SLOTS,
     THROTTLED,
+    Script,
+    Setup,
     answer,
     fault,
     script,
@@ -28,6 +31,7 @@ from collector.errors import (
     ThrottledError,
     TransientError,
 )
+from collector.events import RateChanged
 from collector.report import Report
 from collector.tables import load_table
 
@@ -265,6 +269,37 @@ async def test_a_throttle_slows_its_own_operation(clock):
         await setup.call(attempts=4)
     assert setup.limits.of(scope).rate < before
     assert setup.limits.of((ACCOUNT, REGION, "ListTags")).rate >= before
+
+
+class Bucket(Script):
+    """A wire behind a token bucket of ``rate`` a second, which holds as many."""
+
+    def __init__(self, clock, rate: float) -> None:
+        super().__init__(answer())
+        self.clock, self.rate, self.tokens, self.filled = clock, rate, rate, clock()
+
+    async def send(self, *arguments):
+        now = self.clock()
+        self.tokens = min(self.rate, self.tokens + (now - self.filled) * self.rate)
+        self.filled = now
+        if self.tokens < 1:
+            self.sent += 1
+            return THROTTLED
+        self.tokens -= 1
+        return await super().send(*arguments)
+
+
+async def test_a_limit_that_is_found_is_told(clock):
+    """Once refusals have shown what AWS allows, observers are told, and again when it changes."""
+    setup = Setup(clock, Bucket(clock, 10.0))
+    for _ in range(400):
+        await setup.call()
+    told = [event for event in setup.events if isinstance(event, RateChanged)]
+    assert {event.operation for event in told} == {"DescribeTrainingJob"}
+    assert told[-1].rate == pytest.approx(10.0, rel=0.1)
+    assert all(one.rate != other.rate for one, other in pairwise(told))
+    refused = sum(getattr(event, "result", "") == "throttled" for event in setup.events)
+    assert len(told) <= refused  # rare: no more of them than refusals
 
 
 @pytest.mark.parametrize(
