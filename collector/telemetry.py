@@ -119,7 +119,7 @@ METRICS = (
     RUN_DURATION, RUN_COMPLETE,
 )  # fmt: skip
 
-RUN_SPAN, TARGET_SPAN = "collector run", "collector target"
+RUN_SPAN, TARGET_SPAN = "collector.run", "collector.target"
 SUMS = ("listed", "emitted", "unchanged", "gone", "failed")
 """Attributes of both spans, below ``collector.jobs.``."""
 

@@ -28,9 +28,12 @@ import yaml
 from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 from cfnlint.decode import decode_str as decode
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import collector
-from collector import Collector, Settings, console, errors, events
+from collector import Collector, Settings, console, emf, errors, events, telemetry
 from collector.cli import _NOT_IN_DEMO, _PLAN, _flags, cli
 from collector.flatten import Flattener, Notes
 from collector.iam import policy
@@ -171,18 +174,53 @@ def render_others():
     return "\n".join([*lines, "", ""])
 
 
+def render_otel():
+    """The table of the metrics for OpenTelemetry."""
+    lines = [
+        "",
+        "| metric | kind | unit | attributes | meaning |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for metric in telemetry.METRICS:
+        attributes = ", ".join(map(code, metric.attributes))
+        cells = (code(metric.name), metric.kind, code(metric.unit), attributes, metric.meaning)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", ""])
+
+
+def render_emf():
+    """The table of the metrics for CloudWatch."""
+    lines = ["", "| metrics | dimensions | unit | when |", "| --- | --- | --- | --- |"]
+    kinds = (
+        (emf.CALLS, "`Table`, `Operation`", "each minute"),
+        (emf.RUN, "`Table`", "each minute"),
+        (emf.END, "`Table`", "at the end"),
+    )
+    for units, dimensions, when in kinds:
+        for unit in dict.fromkeys(units.values()):
+            names = ", ".join(code(name) for name in units if units[name] == unit)
+            lines.append(f"| {names} | {dimensions} | {unit} | {when} |")
+    return "\n".join([*lines, "", ""])
+
+
 def with_tables(text):
-    """The README with its option tables made anew."""
-    for of, rendered in (("run", render_run()), ("the others", render_others())):
-        marks = re.compile(rf"(<!-- options of {of}: [^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
+    """The README with the tables that the program knows made anew."""
+    tables = {
+        "options of run": render_run(),
+        "options of the others": render_others(),
+        "metrics of otel": render_otel(),
+        "metrics of emf": render_emf(),
+    }
+    for what, rendered in tables.items():
+        marks = re.compile(rf"(<!-- {what}: [^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
         text, count = marks.subn(lambda match, new=rendered: match[1] + new + match[2], text)
         if count != 1:
-            raise ValueError(f"The README has no place for the options of {of}.")
+            raise ValueError(f"The README has no place for the {what}.")
     return text
 
 
-def test_option_tables_are_the_programs():
-    """Each option is documented with the help, default and variable that the program has."""
+def test_tables_are_the_programs():
+    """Each option is documented with its help, default and variable, each metric as it is."""
     assert with_tables(TEXT) == TEXT, "run `python tests/test_docs.py`"
 
 
@@ -444,6 +482,34 @@ def test_dependencies_are_the_packages():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = [re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]]
     assert [row[0].strip("`") for row in table_rows("package | why")] == names
+
+
+def test_extras_are_the_packages():
+    """Each package of an extra is listed with its reason, and nothing else is."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {key: each for key, each in project["optional-dependencies"].items() if key != "test"}
+    names = [(key, re.match(r"[\w-]+", one)[0]) for key, each in extras.items() for one in each]
+    rows = table_rows("extra | package | why")
+    assert [(row[0].strip("`"), row[1].strip("`")) for row in rows] == names
+
+
+async def test_the_telemetry_example_traces_what_the_readme_says(monkeypatch, aws, tmp_path):
+    """The example writes to the program's own providers, spans with the attributes of the table."""
+    exporter, tracers = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(telemetry.trace, "get_tracer_provider", lambda: tracers)
+    settings = Settings(
+        accounts=[aws.estate.management_account, "999999999999"],  # and one that is not there
+        role_name="Reader",
+        sink=str(tmp_path / "jobs.ndjson"),
+        regions=["us-east-1"],
+    )
+    await run_example(block("telemetry")).run(settings)
+    used = {}
+    for span in exporter.get_finished_spans():
+        used.setdefault(span.name, set()).update(span.attributes)
+    rows = table_rows("span | attributes | error")
+    assert {row[0].strip("`"): set(re.findall(r"`([^`]+)`", row[1])) for row in rows} == used
 
 
 def test_public_errors_are_listed():

@@ -202,11 +202,11 @@ def test_spans_are_the_run_and_its_targets(told):
     """One trace: the run, and below it each target, with their own times, counts and outcome."""
     spans = told.spans
     assert set(spans) == {
-        ("collector run", None),
-        ("collector target", ONE.region),
-        ("collector target", TWO.region),
+        ("collector.run", None),
+        ("collector.target", ONE.region),
+        ("collector.target", TWO.region),
     }
-    run, one = spans["collector run", None], spans["collector target", ONE.region]
+    run, one = spans["collector.run", None], spans["collector.target", ONE.region]
     assert run.parent is None
     assert (run.start_time, run.end_time) == (STARTED * 1e9, (STARTED + 30) * 1e9)
     assert dict(run.attributes) == {
@@ -289,7 +289,7 @@ def test_one_observer_can_watch_several_runs():
             events.TargetEnded(ONE, outcome, 1.0),
             events.RunEnded(STARTED + 2),
         )
-    runs = [s for s in telemetry_.exporter.get_finished_spans() if s.name == "collector run"]
+    runs = [s for s in telemetry_.exporter.get_finished_spans() if s.name == "collector.run"]
     assert [span.attributes["collector.run.id"] for span in runs] == ["run-0", "run-1"]
     assert [span.attributes["collector.run.complete"] for span in runs] == [False, True]
     assert [span.attributes["collector.jobs.emitted"] for span in runs] == [1, 1]
@@ -318,7 +318,7 @@ def test_the_global_providers_are_the_default(monkeypatch):
     observer = OpenTelemetry()
     observer(events.RunStarted("run-1", TABLE, STARTED))
     observer(events.RunEnded(STARTED))
-    assert ("collector run", None) in telemetry_.spans
+    assert ("collector.run", None) in telemetry_.spans
     assert telemetry_.points("collector.run.complete")
 
 

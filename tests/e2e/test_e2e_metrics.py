@@ -108,7 +108,7 @@ async def test_metrics_and_spans_are_the_reports(tmp_path):
     assert set(rates) <= {(row["account_id"], row["region"]) for row in report["targets"]}
 
     spans = exporter.get_finished_spans()
-    (run,) = [span for span in spans if span.name == "collector run"]
+    (run,) = [span for span in spans if span.name == "collector.run"]
     assert run.attributes["collector.run.id"] == report["run_id"]
     assert run.attributes["collector.jobs.emitted"] == totals["emitted"]
     targets = {
@@ -195,7 +195,7 @@ def test_a_receiver_gets_metrics_and_spans(aws, tmp_path):
     (complete,) = found["collector.run.complete"].gauge.data_points
     assert complete.as_int == 1
     spans = [span for each in traces for scope in each.scope_spans for span in scope.spans]
-    assert Counter(span.name for span in spans) == {"collector run": 1, "collector target": 4}
+    assert Counter(span.name for span in spans) == {"collector.run": 1, "collector.target": 4}
     assert len({span.trace_id for span in spans}) == 1
 
 
