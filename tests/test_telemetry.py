@@ -279,6 +279,23 @@ def test_an_interrupted_run_is_closed():
     assert complete == 0
 
 
+def test_a_resumed_run_counts_as_the_report_does():
+    """Jobs that are in the output from before the run was cut off are this run's, everywhere."""
+    telemetry_ = Telemetry()
+    telemetry_(
+        events.RunStarted("run-1", TABLE, STARTED),
+        events.TargetResumed(ONE, emitted=10, unchanged=2, gone=1),
+        events.JobEmitted(ONE),
+        events.TargetEnded(ONE, Outcome.COMPLETE, 1.0),
+        events.RunEnded(STARTED + 2),
+    )
+    assert total(telemetry_, "collector.jobs.ended", collector_job_end="emitted") == 11
+    assert total(telemetry_, "collector.jobs.ended", collector_job_end="gone") == 1
+    assert total(telemetry_, "collector.jobs.listed") == 13
+    run = telemetry_.spans["collector.run", None]
+    assert run.attributes["collector.jobs.emitted"] == 11
+
+
 def test_one_observer_can_watch_several_runs():
     """The next run adds to the counters, and has a span and an end of its own."""
     telemetry_ = Telemetry()

@@ -31,7 +31,7 @@ from collector.errors import (
     ThrottledError,
     TransientError,
 )
-from collector.events import RateChanged
+from collector.events import CallEnded, RateChanged
 from collector.report import Report
 from collector.tables import load_table
 
@@ -298,8 +298,24 @@ async def test_a_limit_that_is_found_is_told(clock):
     assert {event.operation for event in told} == {"DescribeTrainingJob"}
     assert told[-1].rate == pytest.approx(10.0, rel=0.1)
     assert all(one.rate != other.rate for one, other in pairwise(told))
-    refused = sum(getattr(event, "result", "") == "throttled" for event in setup.events)
-    assert len(told) <= refused  # rare: no more of them than refusals
+
+
+async def test_a_refusal_by_chance_is_no_other_limit(clock):
+    """A refusal that leaves the limit as it was known is not told as a change."""
+    wire = Bucket(clock, 10.0)
+    setup = Setup(clock, wire)
+    for _ in range(400):
+        await setup.call()
+    found = len(setup.events)
+    while RateChanged not in map(type, setup.events[found:]):
+        await setup.call()
+    for _ in range(5):  # what was just found is sure, and we keep below it
+        await setup.call()
+    before = len(setup.events)
+    wire.tokens = -1.0
+    await setup.call()
+    assert [type(event) for event in setup.events[before:]] == [CallEnded, CallEnded]
+    assert setup.events[before].result == "throttled"
 
 
 @pytest.mark.parametrize(

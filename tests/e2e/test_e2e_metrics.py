@@ -229,6 +229,7 @@ def test_a_signal_ends_the_wait_for_a_receiver(aws):
     assert process.returncode == 0
     assert len(out.splitlines()) == 8
     assert "Traceback" not in err
+    assert "stopping" not in err  # there was nothing left to stop
 
 
 def emf_lines(text: str) -> list[dict]:
