@@ -17,7 +17,8 @@ import click
 import collector
 
 _CALLER = "000000000000"
-_FORMATS = ("json-schema", "arrow", "spark", "athena", "bigquery", "duckdb", "markdown")
+_FORMATS = ("json-schema", "arrow", "spark", "athena", "bigquery", "duckdb", "markdown",
+            "athena-latest")  # fmt: skip
 _NOT_IN_DEMO = ("accounts", "role_name", "external_id", "role_session_name", "include_ou",
                 "exclude_accounts", "regions", "profile", "endpoint_url", "table")  # fmt: skip
 _WHOLE = ("sink", "sink_header")

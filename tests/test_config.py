@@ -8,16 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cfnlint.api import ManualArgs, lint_file
-from cfnlint.decode import decode_str
 
 from collector.iam import policy, trust_policy
 from collector.settings import Settings, load_settings, setting_fields
 from collector.tables import load_table
+from tests.cloudformation import resolved
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "config/collector.yaml"
-TEMPLATE = ROOT / "config/deploy/reader-role.yaml"
 LINES = EXAMPLE.read_text(encoding="utf-8").splitlines()
 COMMENTED = re.compile(r"# ([a-z_]+):( .*)?")
 
@@ -53,49 +51,9 @@ def test_the_values_shown_beside_the_defaults_can_be_given(line, tmp_path):
     assert load(tmp_path, [*others, line[4:]])[name] != getattr(Settings(), name)
 
 
-def test_the_template_is_sound():
-    """cfn-lint finds nothing to say about the reader role's template, not even in passing."""
-    assert lint_file(TEMPLATE, config=ManualArgs(include_checks=["I"])) == []
-
-
 def role(**parameters):
     """The role's properties as CloudFormation makes them of these parameters."""
-    template, problems = decode_str(TEMPLATE.read_text(encoding="utf-8"))
-    assert not problems
-    given = {name: each.get("Default") for name, each in template["Parameters"].items()}
-    given |= parameters
-    for name, value in given.items():
-        pattern = template["Parameters"][name].get("AllowedPattern", ".*")
-        assert re.fullmatch(pattern, value), name
-    return resolve(template["Resources"]["ReaderRole"]["Properties"], given, template["Conditions"])
-
-
-NOTHING = object()
-
-
-def resolve(value, given, conditions):
-    """A part of the template with its parameters and conditions put in."""
-
-    def inner(part):
-        return resolve(part, given, conditions)
-
-    functions = {
-        "Ref": lambda name: NOTHING if name == "AWS::NoValue" else given[name],
-        "Condition": lambda name: inner(conditions[name]),
-        "Fn::Equals": lambda sides: inner(sides[0]) == inner(sides[1]),
-        "Fn::Not": lambda several: not inner(several[0]),
-        "Fn::Or": lambda several: any(inner(several)),
-        "Fn::If": lambda parts: inner(parts[1] if inner(conditions[parts[0]]) else parts[2]),
-    }
-    if isinstance(value, list):
-        return [inner(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    (name, argument), *more = value.items()
-    if name in functions and not more and not isinstance(argument, dict):
-        return functions[name](argument)
-    resolved = {key: inner(item) for key, item in value.items()}
-    return {key: item for key, item in resolved.items() if item is not NOTHING}
+    return resolved("reader-role.yaml", **parameters)["ReaderRole"]
 
 
 def test_the_template_grants_the_policy():

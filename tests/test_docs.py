@@ -27,7 +27,6 @@ import pytest
 import yaml
 from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
-from cfnlint.decode import decode_str as decode
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -439,21 +438,6 @@ def test_report_keys_are_the_programs():
     """The table of the report names each of its keys, in their order."""
     documented = [row[0].strip("`") for row in table_rows("key | meaning")]
     assert documented == list(dict.fromkeys(paths(full_report())))
-
-
-def test_template_parameters_are_the_templates():
-    """Each parameter of the reader role's template is listed, and no other is given to it."""
-    template, _ = decode((ROOT / "config/deploy/reader-role.yaml").read_text(encoding="utf-8"))
-    rows = table_rows("parameter | meaning | default")
-    shown = {row[0].strip("`"): row[2].strip("`").replace("none", "") for row in rows}
-    defaults = {name: each.get("Default", "") for name, each in template["Parameters"].items()}
-    assert shown == defaults
-    (overrides,) = re.findall(r"--parameter-overrides (.*)", TEXT)
-    given = [word.partition("=")[0] for word in overrides.split()]
-    given += re.findall(r"ParameterKey=(\w+)", TEXT)
-    assert len(given) == 4
-    assert set(given) <= set(defaults)
-    assert [f"`{name}`" in PROSE for name in template["Outputs"]] == [True]
 
 
 def test_outcomes_are_the_programs():

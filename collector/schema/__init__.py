@@ -23,7 +23,9 @@ _RENDERERS: dict[str, Callable[[str, tuple[Column, ...]], str]] = {
     "markdown": markdown.render,
 }
 
-FORMATS: tuple[str, ...] = tuple(_RENDERERS)
+_LATEST = "athena-latest"
+
+FORMATS: tuple[str, ...] = (*_RENDERERS, _LATEST)
 
 
 def render(table: Table, fmt: str, *, extra: bool = False, meta: bool = False) -> str:
@@ -32,8 +34,11 @@ def render(table: Table, fmt: str, *, extra: bool = False, meta: bool = False) -
     ``extra`` and ``meta`` add the columns that the settings of those names add to a record.
     Raises ConfigurationError for a format that does not exist.
     """
-    if fmt not in _RENDERERS:
+    if fmt not in FORMATS:
         near = difflib.get_close_matches(fmt, FORMATS, 1)
         hint = f"did you mean {near[0]}" if near else f"known are {', '.join(FORMATS)}"
         raise ConfigurationError(f"There is no schema format {fmt!r}: {hint}.")
-    return _RENDERERS[fmt](table.name, all_columns(table, extra=extra, meta=meta)) + "\n"
+    columns = all_columns(table, extra=extra, meta=meta)
+    if fmt == _LATEST:  # a view needs to know what makes a job one job
+        return athena.render_latest(table, columns) + "\n"
+    return _RENDERERS[fmt](table.name, columns) + "\n"

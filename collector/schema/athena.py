@@ -1,8 +1,11 @@
-"""Amazon Athena (and Hive): an external table over NDJSON in S3."""
+"""Amazon Athena (and Hive): an external table over the objects of a sink, and a view of its rows.
+
+The layout is that of `collector.sinks.objects`: a folder a table, in it one a day, in it one a run.
+"""
 
 from __future__ import annotations
 
-from collector.model import Column, Type
+from collector.model import Column, Table, Type
 from collector.schema.columns import is_free_form
 
 _SIMPLE = {
@@ -27,22 +30,60 @@ _SERDE = "org.apache.hive.hcatalog.data.JsonSerDe"
 _TIMESTAMP_FORMAT = "yyyy-MM-dd'T'HH:mm:ss.SSS'Z'"
 
 
+# Days can be counted, so Athena needs not be told of each new one. Runs cannot: their folders are
+# below a day's, which Athena reads with all that is in it.
+_DAYS = {
+    "projection.enabled": "true",
+    "projection.dt.type": "date",
+    "projection.dt.format": "yyyy-MM-dd",
+    "projection.dt.range": "NOW-3YEARS,NOW",
+}
+
+
 def render(name: str, columns: tuple[Column, ...]) -> str:
     """``CREATE EXTERNAL TABLE``, with a place for the bucket and prefix to be filled in.
 
     ``_extra`` is left out: the SerDe reads no object into a string, and skips keys that are not
     columns.
     """
-    declared = ",\n".join(
-        f"  `{column.name}` {_type(column)}" for column in columns if not is_free_form(column)
-    )
+    declared = ",\n".join(f"  `{column.name}` {_type(column)}" for column in _readable(columns))
+    days = ",\n".join(f"  '{key}' = '{value}'" for key, value in _DAYS.items())
     # The pattern holds single quotes, hence the double ones around the properties.
     return (
         f"CREATE EXTERNAL TABLE `{name}` (\n{declared}\n)\n"
+        "PARTITIONED BY (`dt` string)\n"
         f"ROW FORMAT SERDE '{_SERDE}'\n"
         f'WITH SERDEPROPERTIES ("timestamp.formats" = "{_TIMESTAMP_FORMAT}")\n'
-        "LOCATION 's3://BUCKET/PREFIX/';"
+        f"LOCATION 's3://BUCKET/PREFIX/table={name}/'\n"
+        f"TBLPROPERTIES (\n{days}\n);"
     )
+
+
+def render_latest(table: Table, columns: tuple[Column, ...]) -> str:
+    """``CREATE VIEW`` with the newest record of each job that any run has written.
+
+    Runs are named after their start, so the last path is the newest one. A run that was cut off
+    counts too: what it has written is whole, and Athena could not see its manifest anyway.
+    """
+    names = [column.name for column in _readable(columns)]
+    given = {column.provider: column.name for column in columns}
+    job = ", ".join(f'"{given[member]}"' for member in (table.arn, table.created))
+    selected = ",\n".join(f'  "{name}"' for name in [*names, "dt"])
+    lines = [
+        f'CREATE OR REPLACE VIEW "{table.name}_latest" AS',
+        "SELECT",
+        selected,
+        "FROM (",
+        f'  SELECT *, row_number() OVER (PARTITION BY {job} ORDER BY "$path" DESC) AS newest',
+        f'  FROM "{table.name}"',
+        ") AS records",
+        "WHERE newest = 1;",
+    ]
+    return "\n".join(lines)
+
+
+def _readable(columns: tuple[Column, ...]) -> list[Column]:
+    return [column for column in columns if not is_free_form(column)]
 
 
 def _type(column: Column) -> str:

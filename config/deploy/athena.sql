@@ -1,0 +1,57 @@
+CREATE EXTERNAL TABLE `aws_sagemaker_trainingjob` (
+  `account_id` string,
+  `algorithm_specification` struct<`algorithm_name`:string,`container_arguments`:array<string>,`container_entrypoint`:array<string>,`enable_sage_maker_metrics_time_series`:boolean,`metric_definitions`:array<struct<`name`:string,`regex`:string>>,`training_image`:string,`training_image_config`:struct<`training_repository_access_mode`:string,`training_repository_auth_config`:struct<`training_repository_credentials_provider_arn`:string>>,`training_input_mode`:string>,
+  `auto_ml_job_arn` string,
+  `billable_time_in_seconds` int,
+  `checkpoint_config` struct<`local_path`:string,`s3_uri`:string>,
+  `creation_time` timestamp,
+  `debug_hook_config` struct<`collection_configurations`:array<struct<`collection_name`:string,`collection_parameters`:map<string,string>>>,`hook_parameters`:map<string,string>,`local_path`:string,`s3_output_path`:string>,
+  `debug_rule_configurations` array<struct<`instance_type`:string,`local_path`:string,`rule_configuration_name`:string,`rule_evaluator_image`:string,`rule_parameters`:map<string,string>,`s3_output_path`:string,`volume_size_in_gb`:int>>,
+  `debug_rule_evaluation_statuses` array<struct<`last_modified_time`:timestamp,`rule_configuration_name`:string,`rule_evaluation_job_arn`:string,`rule_evaluation_status`:string,`status_details`:string>>,
+  `enable_inter_container_traffic_encryption` boolean,
+  `enable_managed_spot_training` boolean,
+  `enable_network_isolation` boolean,
+  `environment` map<string,string>,
+  `experiment_config` struct<`experiment_name`:string,`run_name`:string,`trial_component_display_name`:string,`trial_name`:string>,
+  `failure_reason` string,
+  `final_metric_data_list` array<struct<`metric_name`:string,`timestamp`:timestamp,`value`:double>>,
+  `hyper_parameters` map<string,string>,
+  `infra_check_config` struct<`enable_infra_check`:boolean>,
+  `input_data_config` array<struct<`channel_name`:string,`compression_type`:string,`content_type`:string,`data_source`:struct<`file_system_data_source`:struct<`directory_path`:string,`file_system_access_mode`:string,`file_system_id`:string,`file_system_type`:string>,`s3_data_source`:struct<`attribute_names`:array<string>,`hub_access_config`:struct<`hub_content_arn`:string>,`instance_group_names`:array<string>,`model_access_config`:struct<`accept_eula`:boolean>,`s3_data_distribution_type`:string,`s3_data_type`:string,`s3_uri`:string>>,`input_mode`:string,`record_wrapper_type`:string,`shuffle_config`:struct<`seed`:bigint>>>,
+  `labeling_job_arn` string,
+  `last_modified_time` timestamp,
+  `model_artifacts` struct<`s3_model_artifacts`:string>,
+  `output_data_config` struct<`compression_type`:string,`kms_key_id`:string,`s3_output_path`:string>,
+  `profiler_config` struct<`disable_profiler`:boolean,`profiling_interval_in_milliseconds`:bigint,`profiling_parameters`:map<string,string>,`s3_output_path`:string>,
+  `profiler_rule_configurations` array<struct<`instance_type`:string,`local_path`:string,`rule_configuration_name`:string,`rule_evaluator_image`:string,`rule_parameters`:map<string,string>,`s3_output_path`:string,`volume_size_in_gb`:int>>,
+  `profiler_rule_evaluation_statuses` array<struct<`last_modified_time`:timestamp,`rule_configuration_name`:string,`rule_evaluation_job_arn`:string,`rule_evaluation_status`:string,`status_details`:string>>,
+  `profiling_status` string,
+  `remote_debug_config` struct<`enable_remote_debug`:boolean>,
+  `resource_config` struct<`instance_count`:int,`instance_groups`:array<struct<`instance_count`:int,`instance_group_name`:string,`instance_type`:string>>,`instance_type`:string,`keep_alive_period_in_seconds`:int,`training_plan_arn`:string,`volume_kms_key_id`:string,`volume_size_in_gb`:int>,
+  `retry_strategy` struct<`maximum_retry_attempts`:int>,
+  `role_arn` string,
+  `secondary_status` string,
+  `secondary_status_transitions` array<struct<`end_time`:timestamp,`start_time`:timestamp,`status`:string,`status_message`:string>>,
+  `stopping_condition` struct<`max_pending_time_in_seconds`:int,`max_runtime_in_seconds`:int,`max_wait_time_in_seconds`:int>,
+  `tags` array<string>,
+  `tensor_board_output_config` struct<`local_path`:string,`s3_output_path`:string>,
+  `training_end_time` timestamp,
+  `training_job_arn` string,
+  `training_job_name` string,
+  `training_job_status` string,
+  `training_start_time` timestamp,
+  `training_time_in_seconds` int,
+  `tuning_job_arn` string,
+  `vpc_config` struct<`security_group_ids`:array<string>,`subnets`:array<string>>,
+  `warm_pool_status` struct<`resource_retained_billable_time_in_seconds`:int,`reused_by_job`:string,`status`:string>
+)
+PARTITIONED BY (`dt` string)
+ROW FORMAT SERDE 'org.apache.hive.hcatalog.data.JsonSerDe'
+WITH SERDEPROPERTIES ("timestamp.formats" = "yyyy-MM-dd'T'HH:mm:ss.SSS'Z'")
+LOCATION 's3://BUCKET/PREFIX/table=aws_sagemaker_trainingjob/'
+TBLPROPERTIES (
+  'projection.enabled' = 'true',
+  'projection.dt.type' = 'date',
+  'projection.dt.format' = 'yyyy-MM-dd',
+  'projection.dt.range' = 'NOW-3YEARS,NOW'
+);
