@@ -17,7 +17,7 @@ import structlog
 from rich.console import Console
 
 from collector import log
-from collector.errors import CollectorError, SinkClosedError
+from collector.errors import CollectorError, ConfigurationError, SinkClosedError
 from collector.events import Event, Observer
 from collector.pipeline import Collector
 from collector.progress import ProgressBar, print_report

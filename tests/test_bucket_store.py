@@ -158,10 +158,18 @@ async def test_who_lost_the_lease_does_not_give_it_back(bucket, clock):
     await second.release(ended=True)
 
 
-async def test_two_at_once_are_one_holder(bucket, clock):
+async def test_two_at_once_are_one_holder(bucket, clock, monkeypatch):
     """Of several that find no lease in the same moment, one takes it."""
     stores = [opened(bucket, clock) for _ in range(5)]
-    results = await asyncio.gather(*(s.acquire() for s in stores), return_exceptions=True)
+    put, ready = obstore.put_async, asyncio.Barrier(5)
+
+    async def together(*args, **kwargs):
+        async with ready:  # until all of them have looked
+            return await put(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("obstore.put_async", together)
+        results = await asyncio.gather(*(s.acquire() for s in stores), return_exceptions=True)
     assert [result for result in results if not isinstance(result, StateError)] == [True]
     for store in stores:
         await store.release(ended=True)
