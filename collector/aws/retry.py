@@ -53,15 +53,10 @@ TRANSIENT = frozenset(
     }
 )
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
-CLOCK = frozenset(
-    {
-        "InvalidSignatureException",
-        "RequestExpired",
-        "RequestInTheFuture",
-        "RequestTimeTooSkewed",
-        "SignatureDoesNotMatch",
-    }
-)
+SIGNATURE = frozenset({"InvalidSignatureException", "SignatureDoesNotMatch"})
+"""The clock, or the secret key: only the answer's own time tells."""
+
+CLOCK = SIGNATURE | {"RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"}
 DENIED = frozenset(
     {
         "AccessDenied",
