@@ -182,6 +182,26 @@ def test_a_reader_that_goes_away_ends_it_quietly(slow, tmp_path, lines):
     assert slow.calls["DescribeTrainingJob"] < 4 * JOBS
 
 
+EARLY = """
+import os, sys
+
+from collector.__main__ import main
+from collector.cli import SettingsCommand
+
+SettingsCommand.get_params = lambda *_: os.kill(os.getpid(), int(sys.argv.pop()))
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_signal_before_there_is_a_run_is_told_alike(command, number):
+    """While the program is still starting: the same exit status, and not a word."""
+    words = [sys.executable, "-c", EARLY, command, str(int(number))]
+    done = subprocess.run(words, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, b"", b"")
+
+
 @pytest.mark.parametrize("words", [["schema"], ["schema", "--format", "markdown"], ["run", "-h"]])
 def test_a_reader_of_text_that_goes_away_ends_it_quietly(words):
     """`schema | head` and `run --help | head` end without a traceback as well."""
