@@ -197,8 +197,15 @@ class _Process:
         loop = asyncio.get_running_loop()
         grace, status = self._settings.grace, SIGNALLED + number
         loop.call_later(grace, self._collector.cut)
-        loop.call_later(grace + _FLUSH_TIME, self._exit, status)
+        loop.call_later(grace + _FLUSH_TIME, self._give_up, status)
         self._collector.stop()
+
+    def _give_up(self, status: int) -> None:
+        """The sink takes nothing any more: what there is to report is all that can be had."""
+        if self._settings.report is not None:
+            with suppress(CollectorError):
+                write_report(self._settings.report, self._collector.report)
+        self._exit(status)
 
     def _exit(self, status: int) -> None:
         with suppress(OSError, ValueError):

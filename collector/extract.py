@@ -14,6 +14,7 @@ from typing import Literal
 
 from collector import incremental
 from collector.aws.client import Access, AwsClient
+from collector.aws.roles import KEYS_SPREAD
 from collector.aws.tags import bulk_tags, listed_tags
 from collector.errors import (
     CallError,
@@ -53,9 +54,6 @@ PAGES_AHEAD = 1
 ATTEMPTS_IN_PLACE = 4
 """Attempts before a job is put off to the end of its target, out of the others' way."""
 
-KEYS_SPREAD = 1.0
-"""Seconds in which new keys become known in a region."""
-
 ATTEMPTS_FOR_TAGS = 20
 """Attempts after which a described job is emitted without the tags that cannot be read."""
 
@@ -63,7 +61,7 @@ MOST_DEFERRED = 2_000
 """Jobs put off before they are tried again, ahead of further pages: bounds memory."""
 
 DENIALS = 20
-"""Describes denied in a row before the target is called denied as a whole."""
+"""Describes denied in a row before the target is called denied as a whole, and left."""
 
 TAGS_YOUNG = 3600.0
 """Seconds. A job younger than this may have tags that GetResources does not show yet."""
@@ -146,8 +144,10 @@ class TargetCrawl:
         self._recreated: dict[JobKey, tuple[Job, Job]] = {}
         self._failed = 0
         self._denials = 0
+        self._refusal: CollectorError | None = None
         self._reached = False
-        self._doubted = False
+        self._described = False
+        self._doubts = 0
         self._unrecognized = False
         self._last_error = "not described"
         self._bulk_failures = 0
@@ -237,6 +237,7 @@ class TargetCrawl:
             if not self._deferred:
                 self._take_recreated()
             await self._again()
+        await self._tell_a_denied_target()
 
     async def _list(
         self, pages: asyncio.Queue[tuple[list[Job], _Tags] | None], ahead: asyncio.Semaphore
@@ -303,13 +304,13 @@ class TargetCrawl:
                 attempts=None if may_exist else ATTEMPTS_IN_PLACE,
             )
         except NotEnabledError:
-            # Keys just made are not known everywhere at once: a region is asked twice.
-            if self._reached or self._doubted:
+            # A region that never knew any keys is not enabled, most likely: it is asked twice.
+            if self._doubts >= (ATTEMPTS_IN_PLACE if self._reached else 1):
                 raise
-            self._doubted = True
-            await self._client.sleep(KEYS_SPREAD)
+            await self._wait_for_keys()
             return await self._list_call(params)
         self._reached = True
+        self._doubts = 0
         if self._as_of is None:
             self._as_of = self._client.wire.server_time() - (self._client.clock() - began)
         return answer
@@ -334,6 +335,8 @@ class TargetCrawl:
         for job in jobs:
             await self._window.acquire()
             await self._room.acquire()
+            if self._unrecognized:
+                await self._wait_for_keys()
             if self._halted:
                 self._let_go()
                 return
@@ -350,9 +353,6 @@ class TargetCrawl:
         Nothing else is asked for: another call's success would count as the target's progress.
         """
         jobs, self._deferred = self._deferred, []
-        if self._unrecognized:
-            self._unrecognized = False
-            await self._client.sleep(KEYS_SPREAD)
         try:
             async with asyncio.TaskGroup() as group:
                 for job, tags in jobs:
@@ -371,7 +371,7 @@ class TargetCrawl:
 
     async def _describe(self, job: Job, tags: _Tags) -> None:
         """Read one admitted job to its end."""
-        operation = self._table.describe
+        operation, doubts = self._table.describe, self._doubts
         try:
             answer = await self._client.json(
                 self._access,
@@ -383,14 +383,15 @@ class TargetCrawl:
                 attempts=ATTEMPTS_IN_PLACE,
                 admitted=True,
             )
-            self._denials = 0
+            self._described = True
+            self._denials = self._doubts = 0
             await self._emit(job, answer, tags)
         except NotFoundError:
             self._gone(job)
         except (ThrottledError, TransientError) as error:
             self._put_off(job, error, tags)
         except NotEnabledError as error:
-            self._not_recognized(job, error, tags)
+            self._not_recognized(job, error, tags, doubts)
         except SinkError:
             raise
         except CollectorError as error:
@@ -449,14 +450,24 @@ class TargetCrawl:
             known = {job.arn: tags[job.arn]} if job.arn in tags else {}
             self._deferred.append((job, known))
 
-    def _not_recognized(self, job: Job, error: NotEnabledError, tags: _Tags) -> None:
-        """The region, which listed this job, does not know the keys: for a moment, maybe."""
-        if self._denials < DENIALS and self._attempts.get(job.key, 0) < ATTEMPTS_IN_PLACE:
-            self._denials += 1
-            self._unrecognized = True
+    def _not_recognized(self, job: Job, error: NotEnabledError, tags: _Tags, doubts: int) -> None:
+        """The region, which listed this job, does not know the keys: for a moment, maybe.
+
+        ``doubts`` are those of the time that it was asked: one wait is enough for all calls.
+        """
+        if doubts < ATTEMPTS_IN_PLACE:
+            self._unrecognized |= doubts == self._doubts
             self._put_off(job, error, tags)
         else:
             self._refused(job, error)
+
+    async def _wait_for_keys(self) -> None:
+        """Start nothing until new keys may be known here; get others where that was not it."""
+        self._unrecognized = False
+        self._doubts += 1
+        if self._doubts > 1:
+            self._access.credentials.doubt()
+        await self._client.sleep(KEYS_SPREAD)
 
     def _refused(self, job: Job, error: CollectorError) -> None:
         operation = error.operation if isinstance(error, CallError) else self._table.describe.name
@@ -465,9 +476,36 @@ class TargetCrawl:
         self._fail(job, operation, str(error))
         if isinstance(error, DeniedError | NotEnabledError) or not isinstance(error, CallError):
             self._denials += 1
-            if self._denials >= DENIALS:
-                denied = isinstance(error, DeniedError)
-                self._finish(Outcome.DENIED if denied else Outcome.FAILED, str(error))
+            self._refusal = error
+            # Where it is the keys that are refused, as a role's, every call would be.
+            if self._denials >= DENIALS or operation != self._table.describe.name:
+                self._deny(error)
+
+    def _deny(self, error: CollectorError) -> None:
+        denied = isinstance(error, DeniedError)
+        self._finish(Outcome.DENIED if denied else Outcome.FAILED, str(error))
+
+    async def _tell_a_denied_target(self) -> None:
+        """Where describes were denied up to the last, though few, find out if all would be."""
+        error, listing = self._refusal, self._table.list
+        if error is None or not self._denials or self._end:
+            return
+        if self._described:
+            try:
+                await self._client.json(
+                    self._access,
+                    self._table.service,
+                    listing.name,
+                    {listing.page_size_param: 1},
+                    attempts=ATTEMPTS_IN_PLACE,
+                )
+            except (DeniedError, NotEnabledError) as refusal:
+                error = refusal
+            except CollectorError:
+                return
+            else:
+                return
+        self._deny(error)
 
     def _fail(self, job: Job, operation: str, error: str) -> None:
         self._failed += 1

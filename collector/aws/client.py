@@ -14,6 +14,7 @@ import orjson
 from collector.aws.retry import (
     NETWORK_ERRORS,
     RETRYABLE,
+    SIGNATURE,
     again,
     as_not_found,
     network_error,
@@ -291,7 +292,7 @@ class _Call:
             self.access.credentials.expire(keys)
             raise
         except ClockError as error:
-            if wire.correct_clock(answer):
+            if wire.correct_clock(answer) or error.code not in SIGNATURE:
                 raise
             # The clock was right, so the signature itself is wrong: the secret key, most likely.
             raise _final(error) from error

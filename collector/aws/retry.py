@@ -6,6 +6,7 @@ The only place that knows AWS's error codes, and the only use of tenacity.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from email.utils import parsedate_to_datetime
@@ -52,15 +53,10 @@ TRANSIENT = frozenset(
     }
 )
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
-CLOCK = frozenset(
-    {
-        "InvalidSignatureException",
-        "RequestExpired",
-        "RequestInTheFuture",
-        "RequestTimeTooSkewed",
-        "SignatureDoesNotMatch",
-    }
-)
+SIGNATURE = frozenset({"InvalidSignatureException", "SignatureDoesNotMatch"})
+"""The clock, or the secret key: only the answer's own time tells."""
+
+CLOCK = SIGNATURE | {"RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"}
 DENIED = frozenset(
     {
         "AccessDenied",
@@ -207,7 +203,8 @@ def network_error(operation: str, error: BaseException) -> CallError:
         # Trying again does not make a certificate trusted.
         return RejectedError(operation, "UntrustedCertificate", clean(error))
     if isinstance(error, aiohttp.ClientConnectorError):
-        return TransientError(operation, "NoConnection", clean(error))
+        why = os.strerror(error.errno) if error.errno else clean(error.os_error)
+        return TransientError(operation, "NoConnection", f"{error.host}:{error.port}: {why}")
     return TransientError(operation, "ConnectionBroken", clean(error) or type(error).__name__)
 
 

@@ -16,6 +16,9 @@ from collector.errors import CallError, DeniedError, RejectedError
 REFRESH_AHEAD = 300.0
 """Seconds before the end of a session at which it is renewed, or a fifth of short ones' life."""
 
+KEYS_SPREAD = 1.0
+"""Seconds in which new keys become known in a region."""
+
 
 class RoleCredentials:
     """Keys of one account's role, assumed when first needed and renewed ahead of time.
@@ -40,7 +43,7 @@ class RoleCredentials:
             self._params["ExternalId"] = external_id
         self._now = now
         self._keys: Credentials | None = None
-        self._renew_at = 0.0
+        self._assumed_at = self._renew_at = 0.0
         self._refusal: CallError | None = None
         self._assuming = asyncio.Lock()
 
@@ -62,6 +65,11 @@ class RoleCredentials:
 
     def expire(self, used: Credentials) -> None:
         if self._keys is used:
+            self._keys = None
+
+    def doubt(self) -> None:
+        # A role that was deleted takes the keys of its sessions with it, as AWS answers.
+        if self._now() - self._assumed_at > KEYS_SPREAD:
             self._keys = None
 
     def _good_for(self) -> float:
@@ -96,7 +104,8 @@ class RoleCredentials:
                 "AssumeRole", "UnreadableAnswer", "the keys are not whole"
             )
             raise self._refusal from error
-        lifetime = expires - self._now()
+        self._assumed_at = self._now()
+        lifetime = expires - self._assumed_at
         self._keys = Credentials(*keys, expires)
         self._renew_at = expires - min(REFRESH_AHEAD, lifetime / 5)
 

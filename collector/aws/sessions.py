@@ -49,6 +49,9 @@ class CredentialSource(Protocol):
     def expire(self, used: Credentials) -> None:
         """AWS says that ``used`` ran out: the next ``get`` brings others, if there are any."""
 
+    def doubt(self) -> None:
+        """A region that knew the keys does so no more: if they are not just made, get others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Built:
@@ -258,6 +261,9 @@ class CallerCredentials:
         if used != self._expired:
             self._expired = used
             self._sdk.renew()
+
+    def doubt(self) -> None:
+        """The SDK has no others."""
 
 
 class sdk_errors:  # noqa: N801 - reads as the statement it is

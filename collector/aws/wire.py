@@ -73,7 +73,8 @@ class Timeouts:
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
     """The whole body; raises aiohttp.ClientPayloadError where it has no end worth waiting for."""
-    if (response.content_length or MOST_BYTES + 1) <= MOST_BYTES:
+    announced = MOST_BYTES + 1 if response.content_length is None else response.content_length
+    if announced <= MOST_BYTES and "Content-Encoding" not in response.headers:
         return await response.read()
     body = bytearray()
     async for chunk in response.content.iter_any():

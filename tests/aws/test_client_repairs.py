@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from client_setup import ACCOUNT, EXPIRED, GOOD, REGION, SLOTS, Keys, Setup, answer, fault, script
 
+from collector.aws.retry import CLOCK, SIGNATURE
 from collector.aws.sessions import CallerCredentials, Sdk
 from collector.aws.sigv4 import Credentials
 from collector.aws.wire import Wire
@@ -121,6 +122,17 @@ async def test_a_wrong_secret_is_refused_at_once(clock):
         assert caught.value.code in {"InvalidSignatureException", "SignatureDoesNotMatch"}
         assert aws.calls["ListTrainingJobs"] == 1
         assert setup.results == [("refused", False)]
+
+
+@pytest.mark.parametrize("code", sorted(CLOCK - SIGNATURE))
+async def test_a_clock_that_is_called_wrong_for_no_reason_is_a_fault(clock, code):
+    """The answer's own time is ours, or not told: the call is made again, and not for ever."""
+    setup = script(clock, fault(code), fault(code), answer())
+    assert await setup.call() == GOOD
+    setup = script(clock, fault(code))
+    with pytest.raises(RejectedError):
+        await setup.call()
+    assert setup.client.wire.sent == 3
 
 
 async def test_calls_in_other_protocols_are_built_by_the_sdk(clock):

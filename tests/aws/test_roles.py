@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from collector.aws.client import Access, AwsClient, Patience
-from collector.aws.roles import RoleCredentials
+from collector.aws.roles import KEYS_SPREAD, RoleCredentials
 from collector.aws.sessions import Sdk
 from collector.aws.sigv4 import Credentials
 from collector.aws.throttle import Limits
@@ -188,6 +188,9 @@ async def test_a_role_is_assumed_from_sts():
         def expire(self, used: Credentials) -> None:
             raise AssertionError(used)
 
+        def doubt(self) -> None:
+            raise AssertionError
+
     async with FakeAws(Estate.generate(jobs=1), session_seconds=900) as aws, Wire() as wire:
         clock = time.monotonic
         client = AwsClient(
@@ -232,6 +235,19 @@ async def test_others_do_not_wait_for_a_renewal(sts, clock):
     await asyncio.sleep(0)
     assert await source.get() is old
     assert (await renewing).access_key == "ASIA2"
+
+
+async def test_keys_in_doubt_are_renewed_unless_they_are_new(sts, clock):
+    """Many regions may doubt the same keys at once: new ones are waited for, not thrown away."""
+    source = role(sts)
+    old = await source.get()
+    source.doubt()
+    assert await source.get() is old
+    clock.advance(KEYS_SPREAD + 0.1)
+    for _ in range(20):
+        source.doubt()
+        assert (await source.get()).access_key == "ASIA2"
+    assert len(sts.asked) == 2
 
 
 async def test_keys_that_are_not_whole_are_refused(sts, monkeypatch):

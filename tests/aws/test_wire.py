@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gzip
 import ipaddress
 import ssl
 import time
@@ -121,6 +122,22 @@ async def test_a_cut_answer_is_a_fault(reply):
     assert error.code == "ConnectionBroken"
 
 
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+async def test_an_answer_too_long_to_be_read_is_a_fault(coding, monkeypatch):
+    """What counts are the bytes to be held, not those that a compressed answer announces."""
+    monkeypatch.setattr("collector.aws.wire.MOST_BYTES", 100_000)
+    plain = b" " * 10_000_000
+    body = gzip.compress(plain) if coding == "gzip" else plain
+
+    async def handler(_: web.BaseRequest) -> web.Response:
+        return web.Response(body=body, headers={"Content-Encoding": coding})
+
+    assert coding == "identity" or len(body) < 100_000
+    async with serving(handler) as url, Wire() as wire:
+        with pytest.raises(NETWORK_ERRORS, match="more than 100000 bytes"):
+            await wire.send(template(url), b"", KEYS)
+
+
 @pytest.mark.parametrize("timeouts", [Timeouts(read=0.1), Timeouts(total=0.1)])
 async def test_silence_is_a_timeout(timeouts):
     """A server that never answers is left after the read or the total timeout."""
@@ -157,7 +174,8 @@ async def test_no_connection_is_a_fault(unused_tcp_port):
     async with Wire() as wire:
         with pytest.raises(NETWORK_ERRORS) as caught:
             await wire.send(template(f"http://127.0.0.1:{unused_tcp_port}/"), b"", KEYS)
-    assert network_error("ListTags", caught.value).code == "NoConnection"
+    error = network_error("ListTags", caught.value)
+    assert str(error) == f"ListTags: NoConnection: 127.0.0.1:{unused_tcp_port}: Connection refused"
 
 
 async def test_an_unknown_host_is_told_by_name():

@@ -302,6 +302,30 @@ def test_a_run_killed_at_its_last_steps_is_told_truly(tmp_path, point, denied):
     assert run.report["totals"]["bytes"] == path.stat().st_size
 
 
+def test_what_is_masked_is_in_nothing_that_a_run_leaves(aws, tmp_path):
+    """Neither the unfinished file, the state, the report nor the debug log has a secret in it."""
+    path = tmp_path / "jobs.ndjson"
+    masked = ("--sink", str(path), "--redact", "environment=values", "--log-level", "debug")
+
+    def assert_masked(written: Path, log: str) -> None:
+        assert '"API_TOKEN":"***"' in written.read_text()
+        left = [file.read_text() for file in tmp_path.rglob("*") if file.is_file()]
+        assert len(left) >= 3
+        assert "tok_" not in "".join([log, *left])
+
+    with start(*arguments(tmp_path, *masked), aws=aws) as process:
+        wait_until(lambda: document(tmp_path / "state").exists())
+        wait_until(lambda: "API_TOKEN" in partial(path).read_text())
+        process.kill()
+        _, log = process.communicate(timeout=10)
+    assert_masked(partial(path), log)
+    run = finish(aws, tmp_path, *masked)
+    assert run.status == 0
+    assert_masked(path, run.stderr)
+    jobs = (aws.estate.describe(FIRST, HOME, name) for name in aws.estate.jobs(FIRST, HOME))
+    assert any("tok_" in str(job) for job in jobs)
+
+
 def run_full(aws: FakeAws, room: int, args: list[str]) -> tuple[int, str, str]:
     """A run none of whose files may grow beyond ``room`` bytes, as on a disk that is full."""
     with start(*args, aws=aws) as process:

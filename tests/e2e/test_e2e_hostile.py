@@ -413,6 +413,22 @@ async def test_tags_that_are_no_text_are_counted(odd, monkeypatch):
     assert run.report["coerced"]["tags[]"] == 1
 
 
+# --- what is refused ----------------------------------------------------------------------------
+
+
+async def test_jobs_that_are_denied_last_do_not_deny_their_target(odd):
+    """A policy may except some jobs, and those may come last: the list, asked again, says so."""
+    for name in odd.names[-2:]:
+        odd.bodies[name] = AwsError("AccessDeniedException", "not this one")
+    async with FakeAws(odd.estate) as aws:
+        run = await crawl(aws)
+    assert_accounted(run, aws)
+    assert_others(odd, run.records)
+    assert list(run.outcomes.values()) == ["partial"]
+    assert aws.calls["ListTrainingJobs"] == 2
+    assert run.status == 3
+
+
 # --- keys that run out --------------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ from reference import record_of
 from yarl import URL
 
 from collector import Collector, CredentialsError, DiscoveryError, Settings, extract
-from collector.aws import retry, targets
+from collector.aws import retry, roles, targets
 from collector.aws.sessions import Sdk
 from collector.events import JobEmitted
 from collector.extract import DENIALS, WINDOW
@@ -307,6 +307,50 @@ async def test_a_role_revoked_midway_costs_its_account_alone():
     assert {identity(r) for r in run.records if r["account_id"] == BAD} < identities(
         aws.estate, [BAD]
     )
+    assert run.status == 3
+
+
+@pytest.mark.parametrize("left", [1, 5, 25])
+@pytest.mark.parametrize("how", ["forbidden", "deleted"])
+async def test_the_rest_of_a_revoked_account_is_denied_however_little_it_is(how, left, monkeypatch):
+    """Whether its calls are refused or its keys unknown, from then on: denied, at one AssumeRole.
+
+    AWS knows the keys no more of a role that was deleted. ``left`` jobs of a region are not read.
+    """
+    monkeypatch.setattr(extract, "KEYS_SPREAD", 0.0)
+    monkeypatch.setattr(roles, "KEYS_SPREAD", 0.0)
+    jobs = 30
+    async with FakeAws(Estate.generate(2, REGIONS, {(BAD, HOME): jobs})) as aws:
+        emitted = 0
+
+        def revoke(event):
+            nonlocal emitted
+            emitted += isinstance(event, JobEmitted) and event.target.key == (BAD, HOME)
+            if emitted == jobs - left and BAD not in aws.policy.revoked:
+                aws.revoke(BAD)
+                if how == "deleted":
+                    aws.policy.not_enabled = [(BAD, region) for region in REGIONS]
+
+        run = await crawl(aws, observers=[revoke], max_in_flight=1, regions=[HOME])
+    assert_accounted(run, aws)
+    row = run.target(BAD, HOME)
+    assert row["outcome"] == "denied"
+    asked_last = "ListTrainingJobs" if left < DENIALS else "DescribeTrainingJob"
+    assert row["error"].startswith("AssumeRole" if how == "deleted" else asked_last)
+    assert 0 < row["failed"] <= left
+    assert run.outcomes[FIRST, HOME] == "complete"
+    assert run.status == 3
+    assert aws.calls["AssumeRole"] == (2 if how == "deleted" else 1)
+
+
+async def test_a_few_jobs_that_may_not_be_described_are_a_denied_target():
+    """None of them could be read: that is no target of which some jobs have failed."""
+    denied = [(BAD, "sagemaker:DescribeTrainingJob")]
+    async with FakeAws(Estate.generate(2, REGIONS, 3), denied=denied) as aws:
+        run = await crawl(aws)
+    assert_accounted(run, aws)
+    assert [run.outcomes[BAD, region] for region in REGIONS] == ["denied", "denied"]
+    assert aws.calls_by[BAD, HOME, "ListTrainingJobs"] == 1
     assert run.status == 3
 
 

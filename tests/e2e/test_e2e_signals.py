@@ -182,6 +182,50 @@ def test_a_reader_that_goes_away_ends_it_quietly(slow, tmp_path, lines):
     assert slow.calls["DescribeTrainingJob"] < 4 * JOBS
 
 
+IMPATIENT = """
+from collector import console
+from collector.__main__ import main
+
+console._FLUSH_TIME = 0.5
+main()
+"""
+
+
+def test_a_reader_that_reads_no_more_does_not_keep_the_report(slow, tmp_path):
+    """A signal while a pipe is full: what was read cannot be handed on, but it is reported."""
+    words = [sys.executable, "-c", IMPATIENT, *arguments(tmp_path, "--grace", "500ms")]
+    with subprocess.Popen(
+        words, env=environment(slow), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_for(lambda: slow.calls["DescribeTrainingJob"] > 120)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 143
+        assert "Traceback" not in process.stderr.read()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["complete"] is False
+    assert report["totals"]["emitted"] > 0
+
+
+EARLY = """
+import os, sys
+
+from collector.__main__ import main
+from collector.cli import SettingsCommand
+
+SettingsCommand.get_params = lambda *_: os.kill(os.getpid(), int(sys.argv.pop()))
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_signal_before_there_is_a_run_is_told_alike(command, number):
+    """While the program is still starting: the same exit status, and not a word."""
+    words = [sys.executable, "-c", EARLY, command, str(int(number))]
+    done = subprocess.run(words, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, b"", b"")
+
+
 @pytest.mark.parametrize("words", [["schema"], ["schema", "--format", "markdown"], ["run", "-h"]])
 def test_a_reader_of_text_that_goes_away_ends_it_quietly(words):
     """`schema | head` and `run --help | head` end without a traceback as well."""
