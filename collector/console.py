@@ -89,6 +89,7 @@ class _Process:
         self._collector = Collector(settings, observers=[self._observer(), *self._metrics])
         self._closing = False
         self._ended = asyncio.Event()
+        self._giving_up: asyncio.Future[None] | None = None
         self.signal: int | None = None
 
     def _observer(self) -> Observer:
@@ -202,9 +203,12 @@ class _Process:
 
     def _give_up(self, status: int) -> None:
         """The sink takes nothing any more: what there is to report is all that can be had."""
-        if self._settings.report is not None:
-            with suppress(CollectorError):
-                write_report(self._settings.report, self._collector.report)
+        self._giving_up = asyncio.ensure_future(self._report_and_exit(status))
+
+    async def _report_and_exit(self, status: int) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSH_TIME):
+                await self._write_report(self._collector.report)
         self._exit(status)
 
     def _exit(self, status: int) -> None:

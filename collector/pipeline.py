@@ -265,18 +265,27 @@ class Collector:
         self._task = asyncio.create_task(self._begin(sink))
         try:
             kept = await self._task
-        except asyncio.CancelledError:
-            if not self._cut:
-                raise
+        except BaseException as error:
             self._start_observed()
-            self._observe(RunEnded(time.time(), "interrupted"))
-            return
+            self._end(error)
+            if isinstance(error, asyncio.CancelledError) and self._cut:
+                return
+            raise
+        try:
+            await self._deliver_all(sink, kept)
+            await self._finish()
+        except BaseException as error:
+            self._end(error)
+            raise
+        self._end(None)
+
+    async def _deliver_all(self, sink: Sink, kept: Kept) -> None:
+        """Crawl into ``sink``, and close it."""
         whole = False
         try:
             if kept is Kept.WHOLE:
                 # All had been delivered when the run was cut off, before it could say so.
                 self._replay()
-                self._observe(RunEnded(time.time()))
             else:
                 await self._crawl_into(sink)
             whole = not self._halted and not self._report.fruitless
@@ -286,7 +295,16 @@ class Collector:
             note = await sink.close(whole=whole)
             if note:
                 self._observe(Warned(note))
-        await self._finish()
+
+    def _end(self, error: BaseException | None) -> None:
+        """Tell of the end of the run, however it came: nothing is told after it."""
+        if isinstance(error, asyncio.CancelledError):
+            why: str | None = "interrupted" if self._cut else _LEFT
+        elif error is not None:
+            why = self._failure = str(error) or type(error).__name__
+        else:
+            why = "interrupted" if self._halted else None
+        self._observe(RunEnded(time.time(), why))
 
     async def _finish(self) -> None:
         """The run has ended by itself, and everything is where it should be."""
@@ -383,42 +401,38 @@ class Collector:
     async def _read(self, stream: _Stream) -> None:
         """The run behind `records`, from the state to the end."""
         try:
-            self._remember(_CALLER)
-            await self._begin(None)
+            try:
+                self._remember(_CALLER)
+                await self._begin(None)
+            except BaseException:
+                self._start_observed()
+                await stream.end()
+                raise
+            await self._fill(stream)
         except BaseException as error:
-            self._start_observed()
-            self._observe(RunEnded(time.time(), str(error) or "interrupted"))
-            await stream.end()
+            self._end(error)
             if isinstance(error, asyncio.CancelledError) and self._cut:
                 return
             raise
-        await self._fill(stream)
+        self._end(None)
 
     async def _fill(self, stream: _Stream) -> None:
-        """The crawl, from its first event to its last, into ``stream``."""
+        """The crawl, from its first event to its last record, into ``stream``."""
 
         async def deliver(target: Target, job: Job, record: Record) -> None:
             await stream.put((target, job, record))
 
-        error: str | None = None
         listening = True
         try:
             if self._crawl is None:
                 self._replay()
             elif not self._cut:
                 await self._crawl.run(deliver)
-            error = "interrupted" if self._halted else None
         except asyncio.CancelledError:
+            listening = self._cut
             if not self._cut:
-                listening = False
-                error = self._failure or _LEFT
                 raise
-            error = "interrupted"
-        except Exception as failure:
-            error = self._failure = str(failure) or type(failure).__name__
-            raise
         finally:
-            self._observe(RunEnded(time.time(), error))
             if listening:
                 await stream.end()
 
@@ -432,8 +446,7 @@ class Collector:
             position = await sink.flush()
             if self._journal.is_kept:
                 await self._journal.save(position, delivered=not self._halted)
-        except (SinkError, StateError) as failure:
-            self._failure = str(failure)
+        except (SinkError, StateError):
             self._observe(SinkClosed())
             raise
 

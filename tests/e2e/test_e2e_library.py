@@ -12,9 +12,18 @@ from pathlib import Path
 import pytest
 from harness import assert_sums, crawl, identities, identity, settings
 
-from collector import Collector, ConfigurationError, CredentialsError, Settings, collect, pipeline
+from collector import (
+    Collector,
+    ConfigurationError,
+    CredentialsError,
+    Settings,
+    SinkError,
+    collect,
+    pipeline,
+)
 from collector.crawl import ROOM
-from collector.events import JobEmitted
+from collector.events import JobEmitted, RunEnded
+from collector.sinks.base import Kept
 from collector.testing import Estate, FakeAws
 
 FIRST, HOME = "111111111111", "us-east-1"
@@ -287,3 +296,44 @@ async def test_run_writes_a_file_that_is_whole(server, tmp_path):
     assert report["complete"] is True
     assert len(path.read_bytes().splitlines()) == 300
     assert list(tmp_path.iterdir()) == [path]
+
+
+class Failing:
+    """A sink of which one method fails, when everything has been crawled if that comes late."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    async def open(self, position=None):  # noqa: ARG002
+        self.fail("open")
+        return Kept.NOTHING
+
+    async def write(self, rows):  # noqa: ARG002
+        self.fail("write")
+
+    async def flush(self):
+        self.fail("flush")
+
+    async def close(self, *, whole):
+        if whole:
+            self.fail("close")
+
+    def fail(self, method):
+        if method == self.where:
+            raise SinkError("The disk is full.")
+
+
+@pytest.mark.parametrize("where", ["open", "write", "flush", "close"])
+async def test_a_run_whose_sink_fails_is_never_called_complete(server, monkeypatch, where):
+    """Whenever the sink fails, the report says so, and the end of the run is told last and once."""
+    told = []
+    monkeypatch.setattr(pipeline, "open_sinks", lambda *_: Failing(where))
+    async with Collector(settings(server), observers=[told.append]) as collector:
+        with pytest.raises(SinkError, match="full"):
+            await collector.run()
+        assert collector.complete is False
+    report = collector.report
+    assert report["finished_at"]
+    assert report["run_id"]
+    assert report["warnings"] == ["The run did not end by itself: The disk is full."]
+    assert [event for event in told if isinstance(event, RunEnded)] == told[-1:]
