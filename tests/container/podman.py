@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 STAND_IN = "localhost/collector-check-base"
 IMAGE = "localhost/collector-check"
+CONTAINER = "collector-check"
 
 _PACKAGES = "python3,python3-venv,ca-certificates"
 LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
@@ -46,12 +48,21 @@ class Podman:
 
     def run_words(self, *words: str) -> list[str]:
         """The command line of `podman run`, as the README says that the image may be run."""
-        hardened = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "all")
+        hardened = (
+            "--read-only",
+            "--read-only-tmpfs=false",
+            "--tmpfs",
+            "/tmp",
+            "--cap-drop",
+            "all",
+        )
         return [*self._words, "run", "--rm", *hardened, *LIMITS, *words]
 
     def build(self, base: str, *, mark: str) -> None:
-        """Build the image on ``base``. pip's settings of this machine go in as a secret, with
-        ``mark`` in them, so that a trace of them can be looked for.
+        """Build the image on ``base``.
+
+        The settings that pip has on this machine go in as a secret, with ``mark`` in them, so that
+        a trace of them can be looked for.
         """
         settings = pip_settings()
         bundle = settings.get("cert", os.environ.get("REQUESTS_CA_BUNDLE"))
@@ -64,6 +75,27 @@ class Podman:
             given = ("--build-arg", f"BASE={base}", "--secret", f"id=pip,src={secret.name}")
             volume = ("--volume", f"{certificates}:{certificates}:ro")
             self(*build, *given, *volume, "--tag", IMAGE, str(ROOT))
+
+    @contextmanager
+    def container(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A container that runs in the background, and is gone at the end whatever happens."""
+        command = self.run_words("--name", CONTAINER, *words)
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    self("kill", "--signal", "KILL", CONTAINER)
+
+    def process_id(self) -> int:
+        """The id, here, of the container's process 1, once there is one."""
+        for _ in range(500):
+            with_name = ("--filter", f"name=^{CONTAINER}$")
+            listed = self("ps", *with_name, "--format", "{{.Pid}}")
+            if listed.isdigit() and int(listed):
+                return int(listed)
+            time.sleep(0.02)
+        raise SystemExit("The container does not start.")
 
     def inspect(self, image: str) -> dict:
         """What podman knows of an image."""
@@ -97,7 +129,7 @@ class Podman:
 
 
 def pip_settings() -> Mapping[str, str]:
-    """pip's settings on this machine, but for folders that a build cannot see."""
+    """The settings that pip has on this machine, but for folders that a build cannot see."""
     settings = {}
     for line in output(sys.executable, "-m", "pip", "config", "list").splitlines():
         name, _, text = line.partition("=")
@@ -125,4 +157,6 @@ def stand_in() -> Iterator[str]:
     try:
         yield STAND_IN
     finally:
-        output("podman", "image", "rm", "--force", IMAGE, STAND_IN)
+        since = ("--filter", "dangling=true", "--filter", f"since={STAND_IN}")
+        stages = output("podman", "images", "--quiet", *since).split()
+        output("podman", "image", "rm", "--force", IMAGE, *stages, STAND_IN)
