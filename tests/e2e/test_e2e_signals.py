@@ -237,13 +237,33 @@ def test_a_reader_of_text_that_goes_away_ends_it_quietly(words):
     assert "Exception" not in err
 
 
-def test_plan_is_interrupted_like_a_run():
-    """Ctrl-C ends `plan`, too, with 130 and without a traceback."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_plan_is_interrupted_like_a_run(number):
+    """Ctrl-C and SIGTERM end `plan`, too, with 130 and 143 and without a traceback."""
     with (
         FakeAws(Estate.generate(1, REGIONS, 5), latency=5.0).in_thread() as aws,
         start("plan", "--regions", ",".join(REGIONS), aws=aws) as process,
     ):
         wait_for(lambda: aws._in_flight > 0)
-        _, err, _ = stop(process, signal.SIGINT)
-    assert process.returncode == 130
+        _, err, _ = stop(process, number)
+    assert process.returncode == 128 + number
     assert "Traceback" not in err
+
+
+def test_sigterm_is_heard_where_only_a_handler_hears_it():
+    """Process 1 of a container is spared by a signal without a handler: there is one, always."""
+    words = [sys.executable, "-m", "collector", "validate", "-"]  # a command without a loop
+    with subprocess.Popen(
+        ["sh", "-c", "trap '' TERM; exec \"$@\"", "sh", *words],  # ignored, as process 1 does
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        process.stdin.write("{}\n")
+        process.stdin.flush()
+        assert "-:1:" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=15) == 143
+        assert "Traceback" not in process.stderr.read()
