@@ -144,6 +144,16 @@ def test_hadolint_finds_nothing():
     assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_the_check_of_the_image_takes_what_the_readme_gives_it():
+    """The script that builds and runs the image starts, and knows its one option."""
+    install, line = block("tests.container.check")
+    assert install == "apt-get install podman debootstrap"
+    words, _, comment = line.partition(" # ")
+    command = [sys.executable, *words.split()[1:], "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert comment.split()[0] in done.stdout
+
+
 # --------------------------------------------------------------------------------- constraints
 
 CONSTRAINTS = ROOT / "config/constraints.txt"

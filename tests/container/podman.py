@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 STAND_IN = "localhost/collector-check-base"
 IMAGE = "localhost/collector-check"
-CONTAINER = "collector-check"
+CONTAINER = "collector-check-run"
 
 _PACKAGES = "python3,python3-venv,ca-certificates"
 LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
