@@ -248,22 +248,3 @@ def test_plan_is_interrupted_like_a_run(number):
         _, err, _ = stop(process, number)
     assert process.returncode == 128 + number
     assert "Traceback" not in err
-
-
-def test_sigterm_is_heard_where_only_a_handler_hears_it():
-    """Process 1 of a container is spared by a signal without a handler: there is one, always."""
-    words = [sys.executable, "-m", "collector", "validate", "-"]  # a command without a loop
-    with subprocess.Popen(
-        ["sh", "-c", "trap '' TERM; exec \"$@\"", "sh", *words],  # ignored, as process 1 does
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        process.stdin.write("{}\n")
-        process.stdin.flush()
-        assert "-:1:" in process.stderr.readline()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=15) == 143
-        assert "Traceback" not in process.stderr.read()
