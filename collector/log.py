@@ -51,8 +51,12 @@ def configure(log_format: str, level: str) -> None:
     number = getattr(logging, level.upper())
     # Tracebacks are for those who ask for them.
     trouble: list[Any] = [structlog.processors.format_exc_info] if level == "debug" else [_no_trace]
+    plain = structlog.dev.plain_traceback  # it comes as text: some versions warn of anything else
     last: list[Any] = (
-        [_cleaned, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [
+            _cleaned,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain),
+        ]
         if console
         else [structlog.processors.JSONRenderer()]
     )

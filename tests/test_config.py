@@ -1,4 +1,4 @@
-"""The files under config/ and the Dockerfile fit the program."""
+"""The files under config/ fit the program."""
 
 from __future__ import annotations
 
@@ -85,56 +85,3 @@ def test_the_role_has_its_name_and_path():
     assert (made["Path"], made["RoleName"]) == ("/audit/", "InventoryReader")
     taken = Settings(accounts="organization", role_name="audit/InventoryReader").role_name
     assert f"{made['Path']}{made['RoleName']}" == f"/{taken}"
-
-
-DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
-STEPS = [
-    tuple(line.split(None, 1)) for line in DOCKERFILE.splitlines() if re.match(r"[A-Z]+ ", line)
-]
-
-
-def steps(name):
-    return [rest for word, rest in STEPS if word == name]
-
-
-def last_stage():
-    return STEPS[max(at for at, (word, _) in enumerate(STEPS) if word == "FROM") :]
-
-
-def test_the_image_has_two_stages_of_one_pinned_base():
-    """What is built in the first stage runs in the second: one Python, pinned to its patch."""
-    build, final = (re.fullmatch(r"(\S+)(?: AS (\w+))?", stage) for stage in steps("FROM"))
-    assert build[1] == final[1]
-    assert re.fullmatch(r"python:3\.12\.\d+-slim-\w+", final[1])
-    assert any(word == "COPY" and f"--from={build[2]} " in rest for word, rest in last_stage())
-    assert not any("pip" in rest for _, rest in last_stage())
-
-
-def test_the_image_runs_the_collector_as_process_1():
-    """In exec form, so that signals reach the collector and not a shell; `run` unless told else."""
-    assert [json.loads(rest) for rest in steps("ENTRYPOINT")] == [["collector"]]
-    assert [json.loads(rest) for rest in steps("CMD")] == [["run"]]
-
-
-def test_the_image_does_not_run_as_root():
-    """The user is a number other than 0, as Kubernetes asks for, set before the entry point."""
-    (user,) = [rest for word, rest in last_stage() if word == "USER"]
-    assert int(user) > 0
-    assert [word for word, _ in last_stage()].index("USER") < len(last_stage()) - 2
-
-
-def test_the_image_logs_for_machines():
-    """The variables of the image are settings that a run accepts."""
-    pairs = dict(pair.split("=", 1) for rest in steps("ENV") for pair in rest.split())
-    assert pairs["PYTHONUNBUFFERED"] == "1"
-    settings = load_settings({}, environ=pairs)
-    assert (settings.log_format, settings.progress) == ("json", "off")
-
-
-def test_the_image_is_built_from_what_docker_may_see():
-    """Every file that is copied exists and is let through by .dockerignore."""
-    let_through = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    copied = [rest.split()[:-1] for rest in steps("COPY") if "--from" not in rest]
-    for name in [name for names in copied for name in names]:
-        assert (ROOT / name).exists()
-        assert f"!{name}" in let_through
