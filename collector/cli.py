@@ -21,9 +21,6 @@ _FORMATS = ("json-schema", "arrow", "spark", "athena", "bigquery", "duckdb", "ma
 _NOT_IN_DEMO = ("accounts", "role_name", "external_id", "role_session_name", "include_ou",
                 "exclude_accounts", "regions", "profile", "endpoint_url", "table")  # fmt: skip
 _WHOLE = ("sink", "sink_header")
-_PLAN = ("table", "accounts", "role_name", "external_id", "role_session_name", "include_ou",
-         "exclude_accounts", "regions", "shard", "profile", "endpoint_url", "max_in_flight",
-         "log_level", "log_format", "connect_timeout", "read_timeout", "call_timeout")  # fmt: skip
 
 
 class SettingsCommand(click.Command):
@@ -32,12 +29,10 @@ class SettingsCommand(click.Command):
     def __init__(
         self,
         *args: Any,
-        only: tuple[str, ...] = (),
         without: tuple[str, ...] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._only = only
         self._without = without
         self._made = False
 
@@ -49,7 +44,7 @@ class SettingsCommand(click.Command):
             self.params.extend(
                 _option(name, field)
                 for name, field in setting_fields().items()
-                if (not self._only or name in self._only) and name not in self._without
+                if name not in self._without
             )
         return super().get_params(ctx)
 
@@ -177,14 +172,15 @@ def run(config: Path | None, **params: Any) -> None:
     _guarded(action)
 
 
-@cli.command(cls=SettingsCommand, only=_PLAN)
+@cli.command(cls=SettingsCommand)
 @_CONFIG
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def plan(config: Path | None, *, as_json: bool, **params: Any) -> None:
     """Show who is calling, what would be read and what is missing.
 
-    Makes a few harmless calls in each account and region; describes no job. Exit status 3 if a
-    permission or a role is missing.
+    Takes the options of `run`, so that the same command line says what would come of it. Makes a
+    few harmless calls in each account and region; describes no job and writes nothing. Exit
+    status 3 if a permission or a role is missing, with the policy to add.
     """
 
     def action() -> int:

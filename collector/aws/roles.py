@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -15,6 +16,9 @@ from collector.errors import CallError, DeniedError, RejectedError
 
 REFRESH_AHEAD = 300.0
 """Seconds before the end of a session at which it is renewed, or a fifth of short ones' life."""
+
+_NAMES_A_POLICY = re.compile(r"(with an explicit deny|because no \S+ )[\w -]*", re.IGNORECASE)
+"""How AWS ends a refusal whose reason it tells, as where a service control policy denies it."""
 
 
 class RoleCredentials:
@@ -105,11 +109,16 @@ def _explained(error: CallError, role_arn: str) -> CallError:
     """The refusal of a role, with what is most likely behind it."""
     if not isinstance(error, DeniedError) or error.code in EXPIRED:
         return error
+    why = (
+        "it does not exist, it does not trust the caller (see its trust policy and the external "
+        "id), or the caller may not sts:AssumeRole"
+    )
+    if found := _NAMES_A_POLICY.search(error.message):
+        why = f"refused {found[0]}"
     return DeniedError(
         error.operation,
         error.code,
-        f"role {role_arn} cannot be assumed: it does not exist, it does not trust the caller "
-        "(see its trust policy and the external id), or the caller may not sts:AssumeRole",
+        f"role {role_arn} cannot be assumed: {why}",
         status=error.status,
         request_id=error.request_id,
     )
