@@ -26,13 +26,16 @@ from collector.plan import grants, organization, places, show
 from collector.plan.estimate import run_seconds
 from collector.plan.grants import obstacle
 from collector.plan.model import Lack, Preflight, TargetPlan
-from collector.plan.probe import PATIENCE, Probe, refuse
+from collector.plan.probe import Probe, refuse
 from collector.settings import Settings
 from collector.state import State, TargetState
 from collector.tables import load_table
 
 AT_ONCE = 64
 """Targets looked at side by side: one that hangs holds up few, and AWS notices nothing."""
+
+PATIENCE = 30.0
+"""Seconds that what does not answer is tried for: a person waits for it."""
 
 COMPLETE, INCOMPLETE = 0, 3
 
@@ -42,7 +45,6 @@ _TELLERS = {"ListRegions": "account:ListRegions", "DescribeRegions": "ec2:Descri
 def run(settings: Settings, *, as_json: bool) -> int:
     """Print the plan on stdout; returns the exit status. Raises CollectorError."""
     log.configure(settings.log_format, settings.log_level)
-    # A person waits for it: what does not answer is soon left.
     impatient = {"give_up_after": min(PATIENCE, settings.give_up_after)}
     try:
         plan = asyncio.run(look(settings.model_copy(update=impatient)))

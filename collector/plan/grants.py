@@ -68,9 +68,7 @@ def grants(
     ]
 
 
-def blocked(
-    lacks: Iterable[Lack], role_name: str | None, caller: Identity
-) -> list[dict[str, Any]]:
+def blocked(lacks: Iterable[Lack], role_name: str | None, caller: Identity) -> list[dict[str, Any]]:
     """Denied actions that no statement would allow, and what stands against them.
 
     {"identity": "caller" or "role", "name", "accounts", "actions", "by"}

@@ -9,7 +9,6 @@ from collector.errors import CollectorError, DeniedError
 from collector.model import Account
 from collector.plan.grants import obstacle
 from collector.plan.model import Lack
-from collector.plan.probe import PATIENCE
 from collector.settings import Settings
 
 
@@ -19,7 +18,7 @@ async def lacking(aws: Aws, settings: Settings, caller: Identity) -> list[Lack]:
         caller.account_id,
         aws.client.sdk.home_region(),
         aws.targets.credentials(Account(caller.account_id)),
-        Patience(PATIENCE, aws.client.clock),
+        Patience(settings.give_up_after, aws.client.clock),
     )
     asks: dict[str, dict[str, str]] = {"ListAccounts": {}}
     if settings.include_ou:

@@ -33,8 +33,6 @@ from collector.settings import Settings
 from collector.state import TargetState
 
 ABSENT = "collector-plan-no-such-name"
-PATIENCE = 30.0
-"""Seconds that the calls of one target are tried for without success."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ class Probe:
         access = Access(
             *target.key,
             self.aws.targets.credentials(target.account),
-            Patience(PATIENCE, self.aws.client.clock),
+            Patience(self.settings.give_up_after, self.aws.client.clock),
         )
         try:
             await access.credentials.get()

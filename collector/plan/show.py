@@ -41,7 +41,7 @@ def width() -> int:
 def render(plan: Preflight, *, width: int) -> str:
     """The whole plan as lines of at most ``width`` columns, policies apart."""
     wrap = textwrap.TextWrapper(width=max(width, 40), subsequent_indent="         ",
-                                break_long_words=False, break_on_hyphens=False)  # fmt: skip
+                                break_on_hyphens=False)  # fmt: skip
     lines: list[str] = []
 
     def say(label: str, text: str) -> None:

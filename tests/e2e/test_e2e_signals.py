@@ -191,15 +191,3 @@ def test_a_reader_of_text_that_goes_away_ends_it_quietly(words):
         process.wait(timeout=20)
     assert "Traceback" not in err
     assert "Exception" not in err
-
-
-def test_plan_is_interrupted_like_a_run():
-    """Ctrl-C ends `plan`, too, with 130 and without a traceback."""
-    with (
-        FakeAws(Estate.generate(1, REGIONS, 5), latency=5.0).in_thread() as aws,
-        start("plan", "--regions", ",".join(REGIONS), aws=aws) as process,
-    ):
-        wait_for(lambda: aws._in_flight > 0)
-        _, err, _ = stop(process, signal.SIGINT)
-    assert process.returncode == 130
-    assert "Traceback" not in err
