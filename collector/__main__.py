@@ -11,6 +11,9 @@ def main() -> None:
     try:
         from collector.cli import cli  # noqa: PLC0415 - an interrupt while importing is quiet too
 
+        if "_COLLECTOR_COMPLETE" in os.environ:
+            import collector.completion  # noqa: F401, PLC0415 - teaches click our bash
+
         sys.exit(cli.main(standalone_mode=True))
     except KeyboardInterrupt:
         sys.exit(130)

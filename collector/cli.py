@@ -65,6 +65,8 @@ class _Option(click.Option):
 
 def _option(name: str, field: Any) -> click.Option:
     """The option of one setting. Its value is checked with all the others, by the settings."""
+    from collector.completion import completer  # noqa: PLC0415
+
     extra = field.json_schema_extra
     flag = "--" + name.replace("_", "-")
     boolean = field.annotation is bool
@@ -75,6 +77,7 @@ def _option(name: str, field: Any) -> click.Option:
         is_flag=boolean,
         multiple=extra["many"],
         metavar=None if boolean else extra["metavar"] or choices,
+        shell_complete=None if boolean else completer(name, field),
         help=f"{field.description}{_default(field.default, extra['metavar'])}",
     )
     option.group = extra["group"]
