@@ -158,7 +158,15 @@ def cli() -> None:
     """Crawl AWS accounts and regions for SageMaker training jobs, as NDJSON on stdout."""
 
 
-@cli.command(cls=SettingsCommand)
+@cli.command(
+    cls=SettingsCommand,
+    epilog="""\b
+Examples:
+  collector run --regions us-east-1 --created-after 90d > jobs.ndjson
+  collector run --sink jobs.ndjson.zst --state ~/.local/state/collector
+  collector run --accounts organization --role-name InventoryReader \\
+    --sink s3://my-lake/inventory/ --state s3://my-lake/state""",
+)
 @_CONFIG
 def run(config: Path | None, **params: Any) -> None:
     """Crawl and stream records.
@@ -175,7 +183,13 @@ def run(config: Path | None, **params: Any) -> None:
     _guarded(action)
 
 
-@cli.command(cls=SettingsCommand)
+@cli.command(
+    cls=SettingsCommand,
+    epilog="""\b
+Examples:
+  collector plan
+  collector plan --accounts organization --role-name InventoryReader --json""",
+)
 @_CONFIG
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def plan(config: Path | None, *, as_json: bool, **params: Any) -> None:
@@ -194,7 +208,9 @@ def plan(config: Path | None, *, as_json: bool, **params: Any) -> None:
     _guarded(action)
 
 
-@cli.command(cls=SettingsCommand, without=_NOT_IN_DEMO)
+@cli.command(
+    cls=SettingsCommand, without=_NOT_IN_DEMO, short_help="Run against an embedded AWS stand-in."
+)
 @click.option(
     "--accounts", default=3, show_default=True, type=click.IntRange(1, 999), help="Accounts."
 )
@@ -272,7 +288,7 @@ def schema(table: str, form: str, *, extra: bool, meta: bool) -> None:
     _guarded(action)
 
 
-@cli.command()
+@cli.command(short_help="Check a file of records against the table.")
 @_TABLE
 @click.argument("file")
 def validate(table: str, file: str) -> None:

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import botocore.loaders
 import click
-import duckdb
 import orjson
 import pytest
 import yaml
@@ -31,13 +30,12 @@ from cfnlint.decode import decode_str as decode
 
 import collector
 from collector import Collector, Settings, console, errors, events
-from collector.cli import _NOT_IN_DEMO, _PLAN, _flags, cli
+from collector.cli import _NOT_IN_DEMO, _flags, cli
 from collector.flatten import Flattener, Notes
 from collector.iam import policy
 from collector.model import Account, Outcome, Table, Target
 from collector.parse import parse_duration
 from collector.report import Report
-from collector.schema import render
 from collector.settings import load_settings, setting_fields
 from collector.sinks import base
 from collector.sinks.base import Sink
@@ -159,12 +157,11 @@ def render_others():
             help_ = prose(option.help)
             cells = (code(name), code(option.opts[0] + metavar), help_, code(default))
             lines.append(f"| {' | '.join(cells)} |")
-    plan = ", ".join(code("--" + name.replace("_", "-")) for name in _PLAN)
     without = [name for name in _NOT_IN_DEMO if name not in {"accounts", "regions"}]
     demo = ", ".join(code("--" + name.replace("_", "-")) for name in without)
     lines += [
         "",
-        f"`plan` also takes `--config` and these of `run`: {plan}.",
+        "`plan` also takes `--config` and all of `run`.",
         f"`demo` also takes all of `run` except `--config`, {demo}.",
         "It reads no file and no variable.",
     ]
@@ -312,23 +309,6 @@ def test_ci_is_a_script_that_stops_at_the_first_failure():
     assert os.access(script, os.X_OK)
     assert "\nset -euo pipefail\n" in script.read_text(encoding="utf-8")
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
-
-
-def test_the_duckdb_example_works(tmp_path, monkeypatch):
-    """The SQL of the quick start loads the demo's records and sums over them."""
-    (script,) = [body for body in blocks("bash") if "duckdb jobs.db" in body]
-    copy = re.search(r'echo "([^"]*)"', script)[1]
-    query = re.search(r'jobs\.db "([^"]*)"', script)[1]
-    monkeypatch.chdir(tmp_path)
-    demo = [sys.executable, "-m", "collector", "demo", "--jobs", "4", "--sink", "jobs.ndjson"]
-    subprocess.run(demo, check=True, capture_output=True)
-    with duckdb.connect() as database:
-        database.execute(render(load_table(), "duckdb"))
-        database.execute(copy)
-        assert database.execute("SELECT count(*) FROM aws_sagemaker_trainingjob").fetchone() == (
-            36,
-        )
-        assert database.execute(query).fetchall()
 
 
 # ------------------------------------------------------------------------------ reference tables
