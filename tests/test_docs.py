@@ -17,6 +17,7 @@ import sys
 import time
 import tomllib
 import types
+from dataclasses import asdict
 from pathlib import Path
 
 import botocore.loaders
@@ -30,11 +31,14 @@ from cfnlint.decode import decode_str as decode
 
 import collector
 from collector import Collector, Settings, console, errors, events
+from collector.aws.targets import Identity
 from collector.cli import _NOT_IN_DEMO, _flags, cli
 from collector.flatten import Flattener, Notes
 from collector.iam import policy
 from collector.model import Account, Outcome, Table, Target
 from collector.parse import parse_duration
+from collector.plan import _totals, grants
+from collector.plan.model import Lack, Place, Preflight, TargetPlan
 from collector.report import Report
 from collector.settings import load_settings, setting_fields
 from collector.sinks import base
@@ -361,8 +365,8 @@ def full_report():
     return report.as_dict()
 
 
-OPEN = {"calls", "rate", "schema_drift", "coerced"}
-"""Members of the report whose keys are data."""
+OPEN = {"calls", "rate", "schema_drift", "coerced", "regions_told_by", "blocked"}
+"""Members of the report, and of the plan, whose keys are data."""
 
 
 def paths(value, path="", name=""):
@@ -381,6 +385,35 @@ def test_report_keys_are_the_programs():
     """The table of the report names each of its keys, in their order."""
     documented = [row[0].strip("`") for row in table_rows("key | meaning")]
     assert documented == list(dict.fromkeys(paths(full_report())))
+
+
+def full_plan():
+    """A plan in which every part has something."""
+    caller = Identity("111111111111", "arn:aws:iam::111111111111:user/ops", "aws")
+    lacks = [Lack("222222222222", "sagemaker:ListTags", by) for by in (None, "a deny")]
+    action = "sagemaker:ListTags"
+    target = TargetPlan("222222222222", "us-east-1", missing=[action], blocked={action: "a deny"})
+    return Preflight(
+        caller=asdict(caller),
+        complete=False,
+        totals=_totals([target], 0.1, Settings()),
+        regions_told_by={"none": 1},
+        targets=[target],
+        missing=["sagemaker:ListTags"],
+        grants=grants.grants(lacks, load_table(), "Reader", caller),
+        blocked=grants.blocked(lacks, "Reader", caller),
+        places=[Place("sink", "-", "ok", "")],
+        warnings=["warning"],
+    )
+
+
+def test_plan_keys_are_the_programs():
+    """The table of the plan names each of its keys, in their order."""
+    found = asdict(full_plan())
+    for grant in found["grants"]:
+        grant["policy"] = "documented by AWS"
+    documented = [row[0].strip("`") for row in table_rows("plan key | meaning")]
+    assert documented == list(dict.fromkeys(paths(found)))
 
 
 def test_template_parameters_are_the_templates():

@@ -17,7 +17,7 @@ from collector.errors import CallError, DeniedError, RejectedError
 REFRESH_AHEAD = 300.0
 """Seconds before the end of a session at which it is renewed, or a fifth of short ones' life."""
 
-_NAMES_A_POLICY = re.compile(r"(with an explicit deny|because no \S+ )[\w -]*", re.IGNORECASE)
+_NAMES_A_POLICY = re.compile(r"(with an explicit deny|because no \S+ )[\w :/-]*", re.IGNORECASE)
 """How AWS ends a refusal whose reason it tells, as where a service control policy denies it."""
 
 

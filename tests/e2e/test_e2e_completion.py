@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from collector.settings import setting_fields
 from collector.tables import load_table
 
+README = Path(__file__).parents[2] / "README.md"
 PROGRAM = Path(sys.executable).with_name("collector")
 
 
@@ -60,12 +62,22 @@ def test_bash_offers(line, offered):
     assert in_bash(line) == offered
 
 
-@pytest.mark.parametrize(("shell", "words"), [("zsh", "zsh"), ("fish", "fish")])
-def test_other_shells_are_told_the_same(shell, words):
+def test_the_lines_of_the_readme_are_the_programs():
+    """For each shell the README sets the variable that the program listens to."""
+    table = README.read_text(encoding="utf-8").partition("| shell | line | file |")[2]
+    lines = [line for line in table.split("\n\n")[0].splitlines() if "_COMPLETE=" in line]
+    asked = [re.search(r"_COLLECTOR_COMPLETE=(\w+) collector\b", line)[1] for line in lines]
+    assert asked == ["bash_source", "zsh_source", "fish_source"]
+    for line in lines:
+        assert line.startswith(f"| {re.search(r'=([a-z]+)_', line)[1]}")
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_are_told_the_same(shell):
     """The script is printed, and the program answers as it asks it to."""
     environ = {**os.environ, "_COLLECTOR_COMPLETE": f"{shell}_source"}
     source = subprocess.run([PROGRAM], env=environ, capture_output=True, text=True, check=True)
-    assert f"_COLLECTOR_COMPLETE={words}_complete" in source.stdout
+    assert f"_COLLECTOR_COMPLETE={shell}_complete" in source.stdout
     environ |= {
         "_COLLECTOR_COMPLETE": f"{shell}_complete",
         "COMP_WORDS": "collector run --redact environment=",

@@ -14,9 +14,11 @@ import sys
 import termios
 import time
 
+import boto3
 import orjson
 import pytest
 from harness import REGIONS, ROLE, command, environment, is_one_sentence, settings, start
+from moto.server import ThreadedMotoServer
 from state_setup import DAY, TABLE, arguments, filled, set_back
 
 from collector import iam, plan
@@ -308,6 +310,29 @@ def test_places_that_are_not_there_are_told(aws, tmp_path):
     ]
     assert document["complete"] is False
     assert digest(tmp_path) == before
+
+
+async def test_buckets_and_streams_are_looked_at_and_left_alone(monkeypatch):
+    """One that is there is `ok`, one that is not has failed, and nothing is written."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_KINESIS", url)
+    s3, kinesis = boto3.client("s3"), boto3.client("kinesis")
+    try:
+        s3.create_bucket(Bucket="there")
+        kinesis.create_stream(StreamName="there", ShardCount=1)
+        sinks = ("s3://there/x/", "kinesis://there", "s3://not-there/x/", "kinesis://not-there")
+        async with FakeAws(Estate.generate(1, REGIONS, 3)) as aws:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", aws.url)
+            found = await plan.look(settings(aws, endpoint_url=None, sink=sinks))
+        assert [place.outcome for place in found.places] == ["ok", "ok", "failed", "failed"]
+        assert s3.list_objects_v2(Bucket="there")["KeyCount"] == 0
+    finally:
+        s3.close()
+        kinesis.close()
+        server.stop()
 
 
 # --------------------------------------------------------------------------------- politeness
