@@ -217,7 +217,11 @@ class Collector:
 
     @property
     def report(self) -> dict[str, Any]:
-        """The run report (see `collector.report`), as it stands."""
+        """The run report (see `collector.report`), as it stands: a copy, ready for JSON.
+
+        ``totals``, ``calls`` by operation, ``targets`` with outcome and error each, ``failures`` by
+        ARN, ``warnings`` and more; the README names every key. Times are RFC 3339 in UTC.
+        """
         return self._report.as_dict()
 
     @property

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import os
@@ -30,6 +31,7 @@ from botocore.validate import ParamValidator
 from cfnlint.decode import decode_str as decode
 
 import collector
+import collector.testing
 from collector import Collector, Settings, console, errors, events
 from collector.aws.targets import Identity
 from collector.cli import _NOT_IN_DEMO, _flags, cli
@@ -457,6 +459,23 @@ def test_dependencies_are_the_packages():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = [re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]]
     assert [row[0].strip("`") for row in table_rows("package | why")] == names
+
+
+def test_what_is_public_explains_itself():
+    """Each public name has a docstring, and so has each public member of its class."""
+    bare = []
+    for module in (collector, collector.testing):
+        for name in module.__all__:
+            value = getattr(module, name)
+            members = vars(value) if inspect.isclass(value) and name != "Settings" else {}
+            kinds = (property, classmethod, types.FunctionType)
+            bare += [
+                f"{name}.{member}"
+                for member, inner in members.items()
+                if not member.startswith("_") and isinstance(inner, kinds) and not inner.__doc__
+            ]
+            bare += [] if value.__doc__ else [name]
+    assert bare == []
 
 
 def test_public_errors_are_listed():
