@@ -84,9 +84,6 @@ class _Bash(BashComplete):
                 words.append(word)
         *args, incomplete = words
         self._given = incomplete.rpartition("=")[0]
-        option, is_option, value = incomplete.partition("=")
-        if is_option and option.startswith("--"):
-            return [*args, option], value
         return args, incomplete
 
     def format_completion(self, item: CompletionItem) -> str:

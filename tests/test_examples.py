@@ -287,6 +287,7 @@ def in_python(source, environ, folder, *, after=""):
     script = folder / "example.py"
     script.write_text(f"{source}\n{after}")
     quiet = {"RUNTIME__DLTHUB_TELEMETRY": "false", "AIRFLOW_HOME": str(folder / "airflow")}
+    quiet["DLT_DATA_DIR"] = str(folder / "dlt")  # else, for root, in /var
     done = subprocess.run(
         [sys.executable, script],
         cwd=folder,
