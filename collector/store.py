@@ -40,6 +40,12 @@ _LONGEST_LEASE = 512
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
+def name_of(settings: Settings) -> str:
+    """The document's name: the table's, and below it the shard's, if this is one."""
+    shard = settings.shard
+    return f"{settings.table}/shard-{shard.name}" if shard else settings.table
+
+
 class Store(Protocol):
     """Keeps one document. Every method raises StateError, with one sentence."""
 

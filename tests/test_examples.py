@@ -41,6 +41,10 @@ RUN = {
     "example: pandas": "test_examples.py::test_a_pandas_frame",
     "example: dlt": "test_examples.py::test_a_dlt_resource",
     "example: airflow": "test_examples.py::test_a_task_of_airflow",
+    "collector run --accounts organization --role-name InventoryReader --shard 1/2 \\": (
+        "test_examples.py::test_shards_are_the_whole"
+    ),
+    "Job retries": "test_docs.py::test_retry_policies_fit_their_services",
     "table": "test_docs.py::test_the_table_example_is_a_table",
     "sink": "test_docs.py::test_the_sink_example_is_installed_and_run",
     "testing": "test_docs.py::test_the_testing_example_passes",
@@ -260,6 +264,16 @@ def test_an_organization_into_s3(environ, s3, tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["mode"] == "incremental"
     assert report["totals"]["emitted"] < 2 * JOBS
+
+
+def test_shards_are_the_whole(environ, s3, tmp_path):  # noqa: ARG001 - the bucket is emptied
+    """The first shard as it stands, and the second by the same words: merged, they are all."""
+    name = next(name for name in EXAMPLES if "--shard 1/2" in name)
+    first, _, merge = EXAMPLES[name].partition("collector report merge")
+    both = first + first.replace("--shard 1/2", "--shard 2/2")
+    out = in_bash(f"{both}\ncollector report merge {merge}", environ, tmp_path)
+    report = json.loads(out)
+    assert (report["complete"], report["totals"]["emitted"]) == (True, 2 * JOBS)
 
 
 def test_into_duckdb(environ, tmp_path):

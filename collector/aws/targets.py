@@ -64,7 +64,12 @@ class Unreachable:
 
     target: Target
     outcome: Outcome
-    error: str
+    cause: CallError | CredentialsError
+
+    @property
+    def error(self) -> str:
+        """The cause in one sentence."""
+        return str(self.cause)
 
 
 class Targets:
@@ -291,9 +296,9 @@ class Targets:
         self.forget(account.id)
         target = Target(account, EVERY_REGION)
         if not isinstance(error, DeniedError):
-            return [Unreachable(target, Outcome.FAILED, str(error))]
+            return [Unreachable(target, Outcome.FAILED, error)]
         if error.code in EXPIRED or self._is_ours(target):
-            return [Unreachable(target, Outcome.DENIED, str(error))]
+            return [Unreachable(target, Outcome.DENIED, error)]
         self._observe(Warned(CLOSED, account.id))
         return []
 

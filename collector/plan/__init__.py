@@ -18,7 +18,7 @@ import orjson
 from collector import log
 from collector.aws.targets import Targets, Unreachable
 from collector.crawl import open_aws
-from collector.errors import CollectorError, DeniedError, DiscoveryError
+from collector.errors import DeniedError, DiscoveryError
 from collector.events import CallEnded, Event, Warned
 from collector.extract import first_error
 from collector.model import Outcome, Target
@@ -135,22 +135,15 @@ async def _look_at_all(probe: Probe, add: Callable[[TargetPlan], None]) -> None:
         async with asyncio.TaskGroup() as group:
             async for found in probe.aws.targets.find():
                 if isinstance(found, Unreachable):
-                    add(await _unreachable(found, probe.aws.targets))
+                    plan = TargetPlan(*found.target.key)
+                    refuse(plan, found.cause)
+                    add(plan)
                 else:
                     await slots.acquire()  # before there is a task: there may be many thousands
                     group.create_task(look_at(found))
     except BaseExceptionGroup as errors:
         error = first_error(errors)
         raise error from error.__cause__
-
-
-async def _unreachable(found: Unreachable, targets: Targets) -> TargetPlan:
-    plan = TargetPlan(*found.target.key, outcome=found.outcome, error=found.error)
-    try:
-        await targets.credentials(found.target.account).get()
-    except CollectorError as error:  # remembered: no call is made again
-        refuse(plan, error)
-    return plan
 
 
 def _regions_told(

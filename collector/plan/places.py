@@ -10,13 +10,14 @@ from pathlib import Path
 
 import obstore
 
-from collector import console, objects
+from collector import objects
 from collector.errors import CollectorError
 from collector.plan.model import Place
+from collector.report_file import check_report
 from collector.settings import Settings
 from collector.sinks.base import Run, open_sink, shown
 from collector.state import State, load
-from collector.store import open_store
+from collector.store import name_of, open_store
 
 _LOOKED_AT = ("firehose://", "kinesis://")
 """Sinks whose opening is a Describe of the stream, and nothing else."""
@@ -36,11 +37,11 @@ async def look(settings: Settings) -> AsyncIterator[Place]:
             yield Place("sink", shown(uri), outcome, detail or "it shows with the first record")
     if settings.report is not None:
         try:
-            console.check_report_path(settings.report)
+            await check_report(settings.report, settings)
         except CollectorError as error:
-            yield Place("report", str(settings.report), "failed", str(error))
+            yield Place("report", shown(settings.report), "failed", str(error))
         else:
-            yield Place("report", str(settings.report), "ok", "can be written")
+            yield Place("report", shown(settings.report), "ok", "can be written")
 
 
 async def _look_at(uri: str, settings: Settings) -> str | None:
@@ -76,7 +77,7 @@ async def read_state(settings: Settings) -> tuple[State, Place | None]:
         return nothing, None
     place = shown(settings.state)
     try:
-        store = open_store(settings.state, settings.table, settings)
+        store = open_store(settings.state, name_of(settings), settings)
         data = await store.load()
         state = nothing if data is None else load(data, settings.table, store.place)
     except CollectorError as error:

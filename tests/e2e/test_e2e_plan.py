@@ -292,6 +292,21 @@ async def test_state_is_read_beside_a_run_that_holds_it(aws, tmp_path):
         await store.release(ended=True)
 
 
+async def test_a_shard_plans_its_own(aws, tmp_path):
+    """With --shard, only its targets are looked at, by the state that is its own."""
+    whole = await plan.look(settings(aws))
+    parts = [await plan.look(settings(aws, shard=f"{n}/2")) for n in (1, 2)]
+    found = [(row.account_id, row.region) for part in parts for row in part.targets]
+    assert sorted(found) == [(row.account_id, row.region) for row in whole.targets]
+    store = FolderStore(tmp_path / TABLE / "shard-2-of-2")
+    await store.acquire()
+    await store.save(dump(State(TABLE, 1.0)))
+    await store.release(ended=True)
+    for shard, known in (("1/2", "nothing is there yet"), ("2/2", "knows 0 targets")):
+        (place,) = (await plan.look(settings(aws, shard=shard, state=str(tmp_path)))).places
+        assert place.detail.startswith(known)
+
+
 def test_places_that_are_not_there_are_told(aws, tmp_path):
     """A damaged state, a folder that is missing; nothing is written. Exit 3."""
     state = tmp_path / "state" / "aws_sagemaker_trainingjob" / "state.json"
