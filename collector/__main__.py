@@ -19,6 +19,9 @@ def main() -> None:
     try:
         from collector.cli import cli  # noqa: PLC0415 - an interrupt while importing is heard too
 
+        if "_COLLECTOR_COMPLETE" in os.environ:
+            import collector.completion  # noqa: F401, PLC0415 - teaches click our bash
+
         sys.exit(cli.main(standalone_mode=True))
     except BrokenPipeError:
         # The reader of --help, schema and the like went away; keep Python from saying so.

@@ -25,7 +25,16 @@ _AHEAD = 2
 def collect(settings: Settings | None = None, *, observers: Iterable[Observer] = ()) -> Collection:
     """Every record, as a blocking iterator for scripts and tasks; works under a running loop too.
 
-    Iterating raises what `Collector.records` raises. Breaking out of the loop ends the crawl.
+        jobs = collect(Settings(regions=["us-east-1"], created_after="7d"))
+        names = [record["training_job_name"] for record in jobs]
+        if not jobs.complete:
+            print(jobs.report["targets"])
+
+    A record is a dict of the table's columns, timestamps as text. The crawl runs in a thread of
+    its own, a few hundred records ahead. What comes back has ``report``, ``complete`` and
+    ``close()``. Iterating raises what `Collector.records` raises: CredentialsError, DiscoveryError,
+    StateError or ConfigurationError, never what goes wrong in one target alone. Breaking out of
+    the loop ends the crawl.
     """
     return Collection(Collector(settings, observers=observers))
 

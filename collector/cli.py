@@ -22,9 +22,6 @@ _FORMATS = ("json-schema", "arrow", "spark", "athena", "bigquery", "duckdb", "ma
 _NOT_IN_DEMO = ("accounts", "role_name", "external_id", "role_session_name", "include_ou",
                 "exclude_accounts", "regions", "profile", "endpoint_url", "table")  # fmt: skip
 _WHOLE = ("sink", "sink_header")
-_PLAN = ("table", "accounts", "role_name", "external_id", "role_session_name", "include_ou",
-         "exclude_accounts", "regions", "shard", "profile", "endpoint_url", "max_in_flight",
-         "log_level", "log_format", "connect_timeout", "read_timeout", "call_timeout")  # fmt: skip
 
 
 class SettingsCommand(click.Command):
@@ -33,12 +30,10 @@ class SettingsCommand(click.Command):
     def __init__(
         self,
         *args: Any,
-        only: tuple[str, ...] = (),
         without: tuple[str, ...] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._only = only
         self._without = without
         self._made = False
 
@@ -50,7 +45,7 @@ class SettingsCommand(click.Command):
             self.params.extend(
                 _option(name, field)
                 for name, field in setting_fields().items()
-                if (not self._only or name in self._only) and name not in self._without
+                if name not in self._without
             )
         return super().get_params(ctx)
 
@@ -71,6 +66,8 @@ class _Option(click.Option):
 
 def _option(name: str, field: Any) -> click.Option:
     """The option of one setting. Its value is checked with all the others, by the settings."""
+    from collector.completion import completer  # noqa: PLC0415
+
     extra = field.json_schema_extra
     flag = "--" + name.replace("_", "-")
     boolean = field.annotation is bool
@@ -81,6 +78,7 @@ def _option(name: str, field: Any) -> click.Option:
         is_flag=boolean,
         multiple=extra["many"],
         metavar=None if boolean else extra["metavar"] or choices,
+        shell_complete=None if boolean else completer(name, field),
         help=f"{field.description}{_default(field.default, extra['metavar'])}",
     )
     option.group = extra["group"]
@@ -161,7 +159,15 @@ def cli() -> None:
     """Crawl AWS accounts and regions for SageMaker training jobs, as NDJSON on stdout."""
 
 
-@cli.command(cls=SettingsCommand)
+@cli.command(
+    cls=SettingsCommand,
+    epilog="""\b
+Examples:
+  collector run --regions us-east-1 --created-after 90d > jobs.ndjson
+  collector run --sink jobs.ndjson.zst --state ~/.local/state/collector
+  collector run --accounts organization --role-name InventoryReader \\
+    --sink s3://my-lake/inventory/ --state s3://my-lake/state""",
+)
 @_CONFIG
 def run(config: Path | None, **params: Any) -> None:
     """Crawl and stream records.
@@ -178,14 +184,21 @@ def run(config: Path | None, **params: Any) -> None:
     _guarded(action)
 
 
-@cli.command(cls=SettingsCommand, only=_PLAN)
+@cli.command(
+    cls=SettingsCommand,
+    epilog="""\b
+Examples:
+  collector plan
+  collector plan --accounts organization --role-name InventoryReader --json""",
+)
 @_CONFIG
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def plan(config: Path | None, *, as_json: bool, **params: Any) -> None:
     """Show who is calling, what would be read and what is missing.
 
-    Makes a few harmless calls in each account and region; describes no job. Exit status 3 if a
-    permission or a role is missing.
+    Takes the options of `run`, so that the same command line says what would come of it. Makes a
+    few harmless calls in each account and region; describes no job and writes nothing. Exit
+    status 3 if a permission or a role is missing, with the policy to add.
     """
 
     def action() -> int:
@@ -196,7 +209,9 @@ def plan(config: Path | None, *, as_json: bool, **params: Any) -> None:
     _guarded(action)
 
 
-@cli.command(cls=SettingsCommand, without=_NOT_IN_DEMO)
+@cli.command(
+    cls=SettingsCommand, without=_NOT_IN_DEMO, short_help="Run against an embedded AWS stand-in."
+)
 @click.option(
     "--accounts", default=3, show_default=True, type=click.IntRange(1, 999), help="Accounts."
 )
@@ -274,7 +289,7 @@ def schema(table: str, form: str, *, extra: bool, meta: bool) -> None:
     _guarded(action)
 
 
-@cli.command()
+@cli.command(short_help="Check a file of records against the table.")
 @_TABLE
 @click.argument("file")
 def validate(table: str, file: str) -> None:

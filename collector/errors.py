@@ -30,17 +30,17 @@ class CollectorError(Exception):
 
 
 class ConfigurationError(CollectorError):
-    """Settings, flags or a file given by the user are wrong; nothing was called."""
+    """Settings, flags or a file given by the user are wrong; AWS was asked for identity at most."""
 
     exit_status = 2
 
 
 class CredentialsError(CollectorError):
-    """There are no usable credentials for the caller."""
+    """There are no usable credentials for the caller; nothing was read."""
 
 
 class DiscoveryError(CollectorError):
-    """The accounts to read could not be found out."""
+    """The accounts to read could not be found out; nothing was read."""
 
 
 class StateError(CollectorError):
@@ -48,7 +48,7 @@ class StateError(CollectorError):
 
 
 class SinkError(CollectorError):
-    """Records could not be delivered."""
+    """Records could not be delivered; those acknowledged before are safe."""
 
 
 class SinkClosedError(SinkError):

@@ -237,14 +237,13 @@ class Journal:
         return Start(coverage)
 
     def _coverage(self, key: str, plan: Plan) -> Coverage | None:
-        """What of a target need not be read again; None if it is read in full."""
-        known, settings = self._state.targets.get(key), self._settings
-        if known is None or settings.full:
-            return None
-        if settings.full_every is not None and self._now() - known.full_at >= settings.full_every:
-            return None
-        reaches = incremental.reaches(known.coverage, after=plan.created_after, status=plan.status)
-        return known.coverage if reaches else None
+        return coverage_of(
+            self._state.targets.get(key),
+            self._settings,
+            after=plan.created_after,
+            status=plan.status,
+            now=self._now(),
+        )
 
     def size(self, target: Target) -> int:
         known = self._state.targets.get(_key(target))
@@ -377,6 +376,26 @@ class Journal:
         """
         if self._store is not None:
             await self._store.release(ended=self._finished)
+
+
+def coverage_of(
+    known: TargetState | None,
+    settings: Settings,
+    *,
+    after: float | None,
+    status: str | None,
+    now: float,
+) -> Coverage | None:
+    """What of a target need not be read again, by what is known of it; None to read it in full.
+
+    ``after`` and ``status`` narrow the run; times are epoch seconds.
+    """
+    if known is None or settings.full:
+        return None
+    if settings.full_every is not None and now - known.full_at >= settings.full_every:
+        return None
+    reaches = incremental.reaches(known.coverage, after=after, status=status)
+    return known.coverage if reaches else None
 
 
 def _settle(progress: _Progress, jobs: Iterable[Job]) -> int:

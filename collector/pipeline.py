@@ -38,7 +38,7 @@ from collector.retry_failed import Retry, read_failures
 from collector.settings import Settings
 from collector.shards import shared_outputs
 from collector.sinks.base import Kept, Refusal, Row, Run, Sink, open_sinks
-from collector.store import open_store
+from collector.store import name_of, open_store
 from collector.tables import load_table
 
 QUEUE = 1_000
@@ -223,7 +223,11 @@ class Collector:
 
     @property
     def report(self) -> dict[str, Any]:
-        """The run report (see `collector.report`), as it stands."""
+        """The run report (see `collector.report`), as it stands: a copy, ready for JSON.
+
+        ``totals``, ``calls`` by operation, ``targets`` with outcome and error each, ``failures`` by
+        ARN, ``warnings`` and more; the README names every key. Times are RFC 3339 in UTC.
+        """
         return self._report.as_dict()
 
     @property
@@ -317,10 +321,9 @@ class Collector:
         settings = self._settings
         if settings.state is None or settings.retry_failed is not None:
             return
-        shard = settings.shard
         store = open_store(
             settings.state,
-            f"{settings.table}/shard-{shard.name}" if shard else settings.table,
+            name_of(settings),
             settings,
             tell=lambda message: self._observe(Warned(message)),
         )

@@ -76,6 +76,14 @@ STATE, SHOWN, MEASURED = "State", "Display", "Metrics"
 class Settings(BaseSettings):
     """Settings of one run; every one has a default, and none is read from the environment here.
 
+        Settings(accounts="organization", role_name="InventoryReader", created_after="90d")
+
+    The keywords are the options of `collector run` with underscores, and take the same text or the
+    Python value: ``regions=["us-east-1"]`` or ``"us-east-1,eu-west-1"``, ``grace="20s"`` or ``20``
+    (seconds), ``max_rate={"DescribeTrainingJob": 10}`` (calls a second). Times are a date, a
+    timestamp (UTC unless it has an offset) or an age. Frozen; ``model_copy(update=...)`` changes
+    some without checking them.
+
     Raises pydantic.ValidationError (a ValueError) that lists every bad setting at once.
     """
 

@@ -40,6 +40,12 @@ _LONGEST_LEASE = 512
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
+def name_of(settings: Settings) -> str:
+    """The document's name: the table's, and below it the shard's, if this is one."""
+    shard = settings.shard
+    return f"{settings.table}/shard-{shard.name}" if shard else settings.table
+
+
 class Store(Protocol):
     """Keeps one document. Every method raises StateError, with one sentence."""
 
@@ -54,7 +60,7 @@ class Store(Protocol):
         """From now on the lease says that its run has not ended, and no more that the last has."""
 
     async def load(self) -> bytes | None:
-        """The document; None if there is none yet."""
+        """The document; None if there is none yet. To look at it takes no lease."""
 
     async def save(self, data: bytes) -> None:
         """Put ``data`` in the document's place; returns once it is durable."""
@@ -289,6 +295,8 @@ class BucketStore:
         await self._put(LEASE, orjson.dumps(self._lease))
 
     async def load(self) -> bytes | None:
+        if self._bucket is None:
+            self._bucket = await self._open_bucket()
         return await self._get(DOCUMENT)
 
     async def save(self, data: bytes) -> None:

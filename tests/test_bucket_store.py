@@ -79,6 +79,17 @@ async def test_a_document_is_written_and_read(bucket, clock):
     await store.release(ended=True)
 
 
+async def test_a_document_can_be_looked_at_while_it_is_held(bucket, clock):
+    """To read takes no lease, waits for nobody and leaves the lease as it was."""
+    holder, looker = opened(bucket, clock), opened(bucket, clock)
+    await holder.acquire()
+    await holder.save(b"one")
+    before = await lease_in(bucket)
+    assert await looker.load() == b"one"
+    assert await lease_in(bucket) == before
+    await holder.release(ended=True)
+
+
 @pytest.mark.parametrize("ended", [True, False])
 async def test_a_lease_given_back_is_taken_at_once(bucket, clock, ended):
     """The next one need not wait, and learns whether the run had ended."""

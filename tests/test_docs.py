@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import os
@@ -17,11 +18,11 @@ import sys
 import time
 import tomllib
 import types
+from dataclasses import asdict
 from pathlib import Path
 
 import botocore.loaders
 import click
-import duckdb
 import orjson
 import pytest
 import yaml
@@ -32,14 +33,17 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import collector
+import collector.testing
 from collector import Collector, Settings, console, emf, errors, events, telemetry
-from collector.cli import _NOT_IN_DEMO, _PLAN, _flags, cli
+from collector.aws.targets import Identity
+from collector.cli import _NOT_IN_DEMO, _flags, cli
 from collector.flatten import Flattener, Notes
 from collector.iam import policy
 from collector.model import Account, Outcome, Table, Target
 from collector.parse import parse_duration
+from collector.plan import _totals, grants
+from collector.plan.model import Lack, Place, Preflight, TargetPlan
 from collector.report import Report
-from collector.schema import render
 from collector.settings import load_settings, setting_fields
 from collector.sinks import base
 from collector.sinks.base import Sink
@@ -161,12 +165,11 @@ def render_others():
             help_ = prose(option.help)
             cells = (code(name), code(option.opts[0] + metavar), help_, code(default))
             lines.append(f"| {' | '.join(cells)} |")
-    plan = ", ".join(code("--" + name.replace("_", "-")) for name in _PLAN)
     without = [name for name in _NOT_IN_DEMO if name not in {"accounts", "regions"}]
     demo = ", ".join(code("--" + name.replace("_", "-")) for name in without)
     lines += [
         "",
-        f"`plan` also takes `--config` and these of `run`: {plan}.",
+        "`plan` also takes `--config` and all of `run`.",
         f"`demo` also takes all of `run` except `--config`, {demo}.",
         "It reads no file and no variable.",
     ]
@@ -351,23 +354,6 @@ def test_ci_is_a_script_that_stops_at_the_first_failure():
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
 
 
-def test_the_duckdb_example_works(tmp_path, monkeypatch):
-    """The SQL of the quick start loads the demo's records and sums over them."""
-    (script,) = [body for body in blocks("bash") if "duckdb jobs.db" in body]
-    copy = re.search(r'echo "([^"]*)"', script)[1]
-    query = re.search(r'jobs\.db "([^"]*)"', script)[1]
-    monkeypatch.chdir(tmp_path)
-    demo = [sys.executable, "-m", "collector", "demo", "--jobs", "4", "--sink", "jobs.ndjson"]
-    subprocess.run(demo, check=True, capture_output=True)
-    with duckdb.connect() as database:
-        database.execute(render(load_table(), "duckdb"))
-        database.execute(copy)
-        assert database.execute("SELECT count(*) FROM aws_sagemaker_trainingjob").fetchone() == (
-            36,
-        )
-        assert database.execute(query).fetchall()
-
-
 # ------------------------------------------------------------------------------ reference tables
 
 
@@ -418,8 +404,8 @@ def full_report():
     return report.as_dict()
 
 
-OPEN = {"calls", "rate", "schema_drift", "coerced"}
-"""Members of the report whose keys are data."""
+OPEN = {"calls", "rate", "schema_drift", "coerced", "regions_told_by", "blocked"}
+"""Members of the report, and of the plan, whose keys are data."""
 
 
 def paths(value, path="", name=""):
@@ -438,6 +424,35 @@ def test_report_keys_are_the_programs():
     """The table of the report names each of its keys, in their order."""
     documented = [row[0].strip("`") for row in table_rows("key | meaning")]
     assert documented == list(dict.fromkeys(paths(full_report())))
+
+
+def full_plan():
+    """A plan in which every part has something."""
+    caller = Identity("111111111111", "arn:aws:iam::111111111111:user/ops", "aws")
+    lacks = [Lack("222222222222", "sagemaker:ListTags", by) for by in (None, "a deny")]
+    action = "sagemaker:ListTags"
+    target = TargetPlan("222222222222", "us-east-1", missing=[action], blocked={action: "a deny"})
+    return Preflight(
+        caller=asdict(caller),
+        complete=False,
+        totals=_totals([target], 0.1, Settings()),
+        regions_told_by={"none": 1},
+        targets=[target],
+        missing=["sagemaker:ListTags"],
+        grants=grants.grants(lacks, load_table(), "Reader", caller),
+        blocked=grants.blocked(lacks, "Reader", caller),
+        places=[Place("sink", "-", "ok", "")],
+        warnings=["warning"],
+    )
+
+
+def test_plan_keys_are_the_programs():
+    """The table of the plan names each of its keys, in their order."""
+    found = asdict(full_plan())
+    for grant in found["grants"]:
+        grant["policy"] = "documented by AWS"
+    documented = [row[0].strip("`") for row in table_rows("plan key | meaning")]
+    assert documented == list(dict.fromkeys(paths(found)))
 
 
 def test_outcomes_are_the_programs():
@@ -494,6 +509,23 @@ async def test_the_telemetry_example_traces_what_the_readme_says(monkeypatch, aw
         used.setdefault(span.name, set()).update(span.attributes)
     rows = table_rows("span | attributes | error")
     assert {row[0].strip("`"): set(re.findall(r"`([^`]+)`", row[1])) for row in rows} == used
+
+
+def test_what_is_public_explains_itself():
+    """Each public name has a docstring, and so has each public member of its class."""
+    bare = []
+    for module in (collector, collector.testing):
+        for name in module.__all__:
+            value = getattr(module, name)
+            members = vars(value) if inspect.isclass(value) and name != "Settings" else {}
+            kinds = (property, classmethod, types.FunctionType)
+            bare += [
+                f"{name}.{member}"
+                for member, inner in members.items()
+                if not member.startswith("_") and isinstance(inner, kinds) and not inner.__doc__
+            ]
+            bare += [] if value.__doc__ else [name]
+    assert bare == []
 
 
 def test_public_errors_are_listed():

@@ -124,7 +124,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """Part of the package to the parts it may import; the command line's own parts may import any."""
 
-ON_TOP = {"__init__", "__main__", "cli", "console", "demo", "plan"}
+ON_TOP = {"__init__", "__main__", "cli", "completion", "console", "demo", "plan"}
 LATER = {"spark"}
 """Parts that the design names and a release may not have yet."""
 

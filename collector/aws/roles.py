@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -18,6 +19,8 @@ REFRESH_AHEAD = 300.0
 
 KEYS_SPREAD = 1.0
 """Seconds in which new keys become known in a region."""
+_NAMES_A_POLICY = re.compile(r"(with an explicit deny|because no \S+ )[\w :/-]*", re.IGNORECASE)
+"""How AWS ends a refusal whose reason it tells, as where a service control policy denies it."""
 
 
 class RoleCredentials:
@@ -114,11 +117,16 @@ def _explained(error: CallError, role_arn: str) -> CallError:
     """The refusal of a role, with what is most likely behind it."""
     if not isinstance(error, DeniedError) or error.code in EXPIRED:
         return error
+    why = (
+        "it does not exist, it does not trust the caller (see its trust policy and the external "
+        "id), or the caller may not sts:AssumeRole"
+    )
+    if found := _NAMES_A_POLICY.search(error.message):
+        why = f"refused {found[0]}"
     return DeniedError(
         error.operation,
         error.code,
-        f"role {role_arn} cannot be assumed: it does not exist, it does not trust the caller "
-        "(see its trust policy and the external id), or the caller may not sts:AssumeRole",
+        f"role {role_arn} cannot be assumed: {why}",
         status=error.status,
         request_id=error.request_id,
     )

@@ -64,7 +64,12 @@ class Unreachable:
 
     target: Target
     outcome: Outcome
-    error: str
+    cause: CallError | CredentialsError
+
+    @property
+    def error(self) -> str:
+        """The cause in one sentence."""
+        return str(self.cause)
 
 
 class Targets:
@@ -81,7 +86,7 @@ class Targets:
         self._caller = CallerCredentials(control.sdk)
         self._sources: dict[str, CredentialSource] = {}
         self._identity: Identity | None = None
-        self._told: set[str] = set()
+        self._told: dict[str, str | tuple[CallError, ...]] = {}
 
     def _access(self, account_id: str, source: CredentialSource, give_up_after: float) -> Access:
         patience = Patience(give_up_after, self._client.clock)
@@ -291,15 +296,19 @@ class Targets:
         self.forget(account.id)
         target = Target(account, EVERY_REGION)
         if not isinstance(error, DeniedError):
-            return [Unreachable(target, Outcome.FAILED, str(error))]
+            return [Unreachable(target, Outcome.FAILED, error)]
         if error.code in EXPIRED or self._is_ours(target):
-            return [Unreachable(target, Outcome.DENIED, str(error))]
+            return [Unreachable(target, Outcome.DENIED, error)]
         self._observe(Warned(CLOSED, account.id))
         return []
 
     def called_enabled(self, target: Target) -> bool:
         """Whether AWS itself has said that the target's region is enabled for its account."""
-        return target.account.id in self._told
+        return isinstance(self.regions_told_by(target.account.id), str)
+
+    def regions_told_by(self, account_id: str) -> str | tuple[CallError, ...] | None:
+        """The operation that told an account's regions, or how all refused; None if not asked."""
+        return self._told.get(account_id)
 
     async def service_regions(self) -> list[str]:
         """Regions of the caller's partition that the SDK knows the table's service in."""
@@ -309,18 +318,21 @@ class Targets:
     async def enabled_regions(self, account: Account) -> list[str] | None:
         """Regions enabled in an account, sorted; None, with a warning, where nobody tells."""
         access = self._access(account.id, self.credentials(account), _REGIONS_PATIENCE)
-        refusals = []
-        for ask in (self._list_regions, self._describe_regions):
+        refusals: list[CallError] = []
+        asks = {"ListRegions": self._list_regions, "DescribeRegions": self._describe_regions}
+        for operation, ask in asks.items():
             try:
                 regions = sorted(set(await ask(access)))
             except CallError as error:
-                refusals.append(f"{error.operation} ({error.code})")
+                refusals.append(error)
             else:
-                self._told.add(account.id)
+                self._told[account.id] = operation
                 return regions
+        self._told[account.id] = tuple(refusals)
+        tried = " or ".join(f"{error.operation} ({error.code})" for error in refusals)
         self._observe(
             Warned(
-                f"The enabled regions could not be read by {' or '.join(refusals)}: "
+                f"The enabled regions could not be read by {tried}: "
                 "every region that the SDK knows is tried",
                 account.id,
             )

@@ -34,6 +34,7 @@ class ManualClock:
         return self._now
 
     def now(self) -> float:
+        """Seconds that have passed, counted from where the clock was set to begin."""
         return self._now
 
     @property

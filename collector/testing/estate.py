@@ -97,6 +97,7 @@ class Estate:
 
     @property
     def management_account(self) -> str:
+        """Id of the account that manages the organization: the first one."""
         return self.accounts[0]
 
     def jobs(self, account: str, region: str) -> Iterable[str]:
@@ -104,6 +105,7 @@ class Estate:
         return self.shelf(account, region).names()
 
     def count(self, account: str, region: str) -> int:
+        """How many jobs there are; 0 where the estate has no such place."""
         return len(self.shelf(account, region))
 
     def shelf(self, account: str, region: str) -> Shelf:
@@ -119,6 +121,7 @@ class Estate:
         return found
 
     def summary(self, account: str, region: str, name: str) -> Wire:
+        """What ListTrainingJobs shows of a job. Raises KeyError for an unknown name."""
         return self.job(account, region, name).summary()
 
     def describe(self, account: str, region: str, name: str) -> Wire:

@@ -72,6 +72,7 @@ class Faults:
         self._rng = random.Random(self.seed)  # noqa: S311 - repeatable on purpose
 
     def touches(self, operation: str) -> bool:
+        """Whether ``only`` lets faults befall this operation."""
         return self.only is None or operation in self.only
 
     def draw(self, operation: str) -> str | None:

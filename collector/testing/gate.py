@@ -108,7 +108,8 @@ class Gate:
     def _denied(self, call: Call, action: str) -> AwsError:
         partition = self._world.estate.partition
         user = f"User: {call.principal.arn(partition)} is not authorized to perform: {action}"
-        reason = f"because no identity-based policy allows the {action} action"
+        by_default = f"because no identity-based policy allows the {action} action"
+        reason = self._world.policy.denied_by or by_default
         if call.protocol == EC2:
             text = f"You are not authorized to perform this operation. {user} {reason}"
             return AwsError("UnauthorizedOperation", text, 403)

@@ -12,7 +12,9 @@ Rate = tuple[float, float] | None
 class Limits:
     """Rates by operation name; ``"*"`` stands for every operation that is not named.
 
-    A rate under (region, operation) is that region's own, in place of the one for all.
+    A rate is (calls a second, burst), kept for each account, region and operation by itself:
+    ``Limits({"DescribeTrainingJob": (20, 40), "ListTrainingJobs": (2, 5)})``. None is no limit. A
+    rate under (region, operation) is that region's own, in place of the one for all.
     ``http_429`` is the share of refusals that come as HTTP 429 TooManyRequestsException in place
     of the service's own throttling error. Rates may be changed while the server runs.
     """
@@ -37,6 +39,7 @@ class Limits:
         self._rates[operation] = None if rate is None else (rate, burst or max(rate, 1.0))
 
     def rate(self, operation: str, region: str = "") -> Rate:
+        """(calls a second, burst) of an operation in each account; None if it is not limited."""
         for key in ((region, operation), operation):
             if key in self._rates:
                 return self._rates[key]

@@ -58,7 +58,7 @@ def assume_role(world: World, call: Call) -> str:
         raise AwsError(
             "AccessDenied",
             f"User: {call.principal.arn(estate.partition)} is not authorized to perform: "
-            f"sts:AssumeRole on resource: {arn}",
+            f"sts:AssumeRole on resource: {arn} {policy.denied_by or ''}".strip(),
             403,
         )
     expires = world.clock() + seconds

@@ -56,6 +56,9 @@ class Policy:
         (account, action) or (account, region, action), where account and region may be ``"*"``
         and action ``"sagemaker:ListTrainingJobs"``, ``"ListTrainingJobs"`` or ``"*"``. For
         AssumeRole the account is the one whose role is assumed.
+    denied_by
+        How refusals end, in AWS's words, such as ``"with an explicit deny in a service control
+        policy"``; by default no identity-based policy allows the action.
     external_id
         What AssumeRole must be given, if anything.
     role_names
@@ -71,6 +74,7 @@ class Policy:
     not_enabled: Collection[tuple[str, str]] = ()
     list_not_enabled: bool = False
     denied: Collection[tuple[str, ...]] = ()
+    denied_by: str | None = None
     external_id: str | None = None
     role_names: Collection[str] | None = None
     session_seconds: float = 3600

@@ -118,6 +118,29 @@ async def test_a_refusal_is_remembered(sts):
     assert len(sts.asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("User: a is not authorized to perform: sts:AssumeRole on resource: b", "external id"),
+        (
+            "with an explicit deny in a service control policy: arn:aws:organizations::1:policy/p",
+            "refused with an explicit deny in a service control policy: arn:aws:organizations::1",
+        ),
+        (
+            "because no identity-based policy allows the sts:AssumeRole action",
+            "refused because no identity-based policy allows the sts:AssumeRole action",
+        ),
+    ],
+)
+async def test_a_refusal_says_why(sts, message, told):
+    """In AWS's words where it gives a reason, else with what may be behind it."""
+    sts.errors = [DeniedError("AssumeRole", "AccessDenied", message)]
+    with pytest.raises(DeniedError, match="cannot be assumed") as caught:
+        await role(sts).get()
+    assert told in str(caught.value)
+    assert ("external id" in str(caught.value)) is (told == "external id")
+
+
 async def test_a_fault_near_the_end_keeps_the_old_keys(sts, clock):
     """While the old keys are good, a failed renewal is tried again later and costs nobody."""
     source = role(sts)

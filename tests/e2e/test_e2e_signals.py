@@ -235,16 +235,3 @@ def test_a_reader_of_text_that_goes_away_ends_it_quietly(words):
         process.wait(timeout=20)
     assert "Traceback" not in err
     assert "Exception" not in err
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_plan_is_interrupted_like_a_run(number):
-    """Ctrl-C and SIGTERM end `plan`, too, with 130 and 143 and without a traceback."""
-    with (
-        FakeAws(Estate.generate(1, REGIONS, 5), latency=5.0).in_thread() as aws,
-        start("plan", "--regions", ",".join(REGIONS), aws=aws) as process,
-    ):
-        wait_for(lambda: aws._in_flight > 0)
-        _, err, _ = stop(process, number)
-    assert process.returncode == 128 + number
-    assert "Traceback" not in err
