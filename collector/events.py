@@ -148,7 +148,13 @@ class QueueMeasured:
 
 @dataclass(frozen=True, slots=True)
 class SinkClosed:
-    """The sink takes no more, since it failed or its reader went away: the run ends here."""
+    """The sink takes no more, since it failed or its reader went away: the run ends here.
+
+    This may come after `RunEnded`: the last records are delivered when there is nothing to read.
+    ``error`` is the sentence that says why.
+    """
+
+    error: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -283,10 +283,19 @@ class Collector:
         except BaseExceptionGroup as errors:
             raise first_error(errors) from errors
         finally:
-            note = await sink.close(whole=whole)
-            if note:
-                self._observe(Warned(note))
+            await self._close(sink, whole=whole)
         await self._finish()
+
+    async def _close(self, sink: Sink, *, whole: bool) -> None:
+        try:
+            note = await sink.close(whole=whole)
+        except SinkError as failure:
+            if self._failure is None:  # else what went wrong first is what to tell
+                self._observe(SinkClosed(str(failure)))
+                raise
+            note = str(failure)
+        if note:
+            self._observe(Warned(note))
 
     async def _finish(self) -> None:
         """The run has ended by itself, and everything is where it should be."""
@@ -434,7 +443,7 @@ class Collector:
                 await self._journal.save(position, delivered=not self._halted)
         except (SinkError, StateError) as failure:
             self._failure = str(failure)
-            self._observe(SinkClosed())
+            self._observe(SinkClosed(str(failure)))
             raise
 
     async def _deliver(self, sink: Sink, items: list[Item]) -> None:

@@ -72,6 +72,7 @@ class Report:
         self._incremental = False
         self._finished_at: float | None = None
         self._error: str | None = None
+        self._undelivered: str | None = None
         self._rows: dict[tuple[str, str], _Row] = {}
         self._calls: dict[str, Counter[str]] = {}
         self._failures: list[dict[str, Any]] = []
@@ -121,6 +122,8 @@ class Report:
                 self._warnings.setdefault(message, _Warning(event)).count += 1
             case events.RunStarted():
                 self._run = event
+            case events.SinkClosed(error=error):
+                self._undelivered = error
             case events.RunEnded(finished_at=finished_at, error=error):
                 self._finished_at, self._error = finished_at, error
 
@@ -172,6 +175,7 @@ class Report:
         return (
             self._finished_at is not None
             and self._error is None
+            and self._undelivered is None
             and all(row.outcome in _GOOD for row in self._rows.values())
         )
 
@@ -188,6 +192,7 @@ class Report:
         rows = sorted(self._rows.values(), key=lambda row: (row.account_id, row.region))
         sums = ("listed", "emitted", "unchanged", "gone", "failed")
         kinds = ("calls", "throttled", "retried", "failed")
+        error = self._error or self._undelivered
         return {
             "run_id": self._run.run_id,
             "table": self._run.table,
@@ -210,7 +215,7 @@ class Report:
             "schema_drift": dict(sorted(self._drift.items())),
             "coerced": dict(sorted(self._coerced.items())),
             "warnings": [
-                *([f"The run did not end by itself: {self._error}"] if self._error else []),
+                *([f"The run did not end by itself: {error}"] if error else []),
                 *(str(warning) for warning in self._warnings.values()),
             ],
         }

@@ -53,7 +53,7 @@ EVENTS: list[events.Event] = [
     events.Warned("careful", *TARGET.key),
     events.TargetEnded(TARGET, Outcome.PARTIAL, 1.23456, (), "1 job could not be read"),
     events.RunEnded(1.0, None),
-    events.SinkClosed(),
+    events.SinkClosed("The disk is full."),
 ]
 
 
@@ -157,7 +157,7 @@ def test_nothing_is_told_after_the_reader_has_left(capsys):
     """A closed pipe is no trouble: what follows from it is not told."""
     log.configure("json", "info")
     observer = log.LogObserver()
-    observer(events.SinkClosed())
+    observer(events.SinkClosed("The disk is full."))
     for event in EVENTS:
         observer(event)
     assert capsys.readouterr().err == ""

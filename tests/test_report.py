@@ -150,6 +150,19 @@ jobs = st.lists(
 )
 
 
+@pytest.mark.parametrize("ended_first", [True, False])
+def test_what_was_read_and_not_delivered_is_not_complete(ended_first):
+    """A sink that fails, be it after the last job was read, is said once and by its sentence."""
+    failed, over = events.SinkClosed("The disk is full."), events.RunEnded(1.0, None)
+    if not ended_first:
+        over = events.RunEnded(1.0, "The disk is full.")
+    last = (over, failed) if ended_first else (failed, over)
+    report = told(started(), events.TargetFound(ONE), ended(ONE), *last)
+    assert report.complete is False
+    assert report.as_dict()["complete"] is False
+    assert report.as_dict()["warnings"] == ["The run did not end by itself: The disk is full."]
+
+
 @given(jobs)
 def test_sums_add_up(ends):
     """Totals are the sums of the targets, and each target's jobs add up to what was listed."""

@@ -335,6 +335,27 @@ def test_a_disk_that_fills_up_costs_nothing(aws, tmp_path, name, room):
     assert run.report["totals"]["bytes"] == len(content(path))
 
 
+def test_a_lake_on_a_full_disk_is_not_called_complete(aws, tmp_path):
+    """All was read when its one part met the limit: exit 1, and no report that calls it whole."""
+    lake = tmp_path / "lake"
+    sink = ("--sink", f"file://{lake}?codec=none")
+    aws.limits.set("DescribeTrainingJob", None)
+    status, out, err = run_full(aws, 900_000, arguments(tmp_path, *sink))
+    assert (status, out) == (1, "")
+    (error,) = errors(err)
+    assert error.endswith(": File too large.")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["totals"]["emitted"] == 4 * JOBS
+    assert report["complete"] is False
+    assert "did not end by itself: Cannot write to file://" in report["warnings"][0]
+    assert not list(lake.rglob("_manifest*"))
+    run = finish(aws, tmp_path, *sink)
+    assert (run.status, run.report["complete"]) == (0, True)
+    (part,) = lake.rglob("part-*")
+    run.records = [json.loads(line) for line in part.read_bytes().splitlines()]
+    assert Counter(map(identity, run.records)) == dict.fromkeys(identities(aws.estate), 1)
+
+
 def test_a_disk_too_full_for_the_state_stops_the_run(aws, tmp_path):
     """Where the state cannot be written the run stops with one sentence; nothing is lost."""
     aws.limits.set("DescribeTrainingJob", 150, 50)
