@@ -186,7 +186,10 @@ class TargetEnded:
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
-    """``error`` says why the run as a whole stopped early, or is None."""
+    """The last event: what could be read is delivered, or never will be.
+
+    ``error`` says why the run as a whole stopped early, or is None.
+    """
 
     finished_at: float
     error: str | None = None

@@ -285,20 +285,30 @@ class Collector:
 
     async def _deliver_all(self, sink: Sink, kept: Kept) -> None:
         """Crawl into ``sink``, and close it."""
-        whole = False
         try:
             if kept is Kept.WHOLE:
                 # All had been delivered when the run was cut off, before it could say so.
                 self._replay()
             else:
                 await self._crawl_into(sink)
-            whole = not self._halted and not self._report.fruitless
-        except BaseExceptionGroup as errors:
-            raise first_error(errors) from errors
-        finally:
-            note = await sink.close(whole=whole)
-            if note:
-                self._observe(Warned(note))
+        except BaseException as error:
+            await self._abandon(sink)
+            if isinstance(error, BaseExceptionGroup):
+                raise first_error(error) from error
+            raise
+        await self._close(sink, whole=not self._halted and not self._report.fruitless)
+
+    async def _abandon(self, sink: Sink) -> None:
+        """Close the sink of a run that has failed: what failed first is what to raise."""
+        try:
+            await self._close(sink, whole=False)
+        except SinkError as failure:
+            self._observe(Warned(str(failure)))
+
+    async def _close(self, sink: Sink, *, whole: bool) -> None:
+        note = await sink.close(whole=whole)
+        if note:
+            self._observe(Warned(note))
 
     def _end(self, error: BaseException | None) -> None:
         """Tell of the end of the run, however it came: nothing is told after it."""

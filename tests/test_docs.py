@@ -650,7 +650,7 @@ def test_the_table_example_is_a_table(monkeypatch):
 async def test_the_sink_example_takes_a_run(monkeypatch, aws, tmp_path):
     """The example is found by its entry point, and keeps the latest record of every job."""
     monkeypatch.chdir(tmp_path)
-    assert len([line for line in block("sink").splitlines() if line]) < 40
+    assert len(block("sink").splitlines()) < 40
     entry_points(monkeypatch, base, "sink entry point", run_example(block("sink")))
     settings = Settings(
         accounts="organization", role_name="Reader", sink="sqlite://jobs.db", regions=["us-east-1"]

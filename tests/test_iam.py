@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from collector.errors import ConfigurationError
-from collector.iam import caller_policy, policy, trust_policy
+from collector.iam import caller_policy, policy, trust_policy, with_delivery
 from collector.tables import load_table
 
 TABLE = load_table()
@@ -26,7 +26,12 @@ def actions(document):
     return [action for each in document["Statement"] for action in each["Action"]]
 
 
-DOCUMENTS = [policy(TABLE), caller_policy(TABLE, "InventoryReader")]
+SINKS = ["s3://lake/raw?kms_key=k&acl=private", "firehose://jobs", "kinesis://jobs", "gs://b/x"]
+DOCUMENTS = [
+    policy(TABLE),
+    caller_policy(TABLE, "InventoryReader"),
+    with_delivery(policy(TABLE), [*SINKS, *SINKS], "s3://state/x"),
+]
 
 
 def test_the_shipped_policy_is_the_generated_one():

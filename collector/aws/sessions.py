@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -27,7 +28,8 @@ from yarl import URL
 import collector
 from collector.aws.sigv4 import Credentials
 from collector.aws.wire import Answer, Template
-from collector.errors import ConfigurationError, CredentialsError
+from collector.errors import ConfigurationError, CredentialsError, RejectedError
+from collector.text import clean
 
 _ASK_AGAIN = timedelta(minutes=5)
 """How long keys are used for an object store before the SDK is asked again, which renews them."""
@@ -103,14 +105,23 @@ class Sdk:
 
     def ssl_context(self) -> ssl.SSLContext:
         """Trusts AWS_CA_BUNDLE or the profile's ca_bundle, else what the SDK trusts."""
-        with sdk_errors():
-            bundle = self._session.get_config_variable("ca_bundle") or get_cert_path(verify=True)
+        bundle = self._bundle() or get_cert_path(verify=True)
         try:
             return ssl.create_default_context(cafile=bundle)
         except OSError as error:
-            raise ConfigurationError(
-                f"The CA bundle {bundle} (AWS_CA_BUNDLE) cannot be read: {error.strerror or error}."
-            ) from error
+            raise _unreadable(bundle, error) from error
+
+    def ca_bundle(self) -> bytes | None:
+        """The certificates of AWS_CA_BUNDLE or of the profile's ca_bundle, as PEM, if it is set."""
+        bundle = self._bundle()
+        try:
+            return Path(bundle).read_bytes() if bundle else None
+        except OSError as error:
+            raise _unreadable(bundle, error) from error
+
+    def _bundle(self) -> Any:
+        with sdk_errors():
+            return self._session.get_config_variable("ca_bundle")
 
     async def regions(self, service: str, partition: str) -> list[str]:
         """Regions of ``partition`` where the SDK knows ``service``, sorted."""
@@ -141,15 +152,19 @@ class Sdk:
     ) -> dict[str, Any]:
         """One call made by the SDK itself, for what happens once in a while.
 
-        Raises CredentialsError with one sentence, as `sdk_errors` does.
+        Raises RejectedError where the service refuses, else what `sdk_errors` does.
         """
         with sdk_errors():
             async with self._session.create_client(
                 service, region_name=region, endpoint_url=self._endpoint_url
             ) as client:
-                answer: dict[str, Any] = await getattr(client, _method_name(client, operation))(
-                    **params
-                )
+                method = getattr(client, _method_name(client, operation))
+                try:
+                    answer: dict[str, Any] = await method(**params)
+                except ClientError as error:
+                    said = error.response.get("Error", {})
+                    code, message = clean(said.get("Code", "")), clean(said.get("Message", ""))
+                    raise RejectedError(operation, code, message) from error
                 return answer
 
     async def build(
@@ -192,6 +207,12 @@ class Sdk:
                 headers = {**first.headers, "x-amz-target": f"{prefix}.{operation}"}
                 self._templates[key] = replace(first, operation=operation, headers=headers)
         return self._templates[key]
+
+
+def _unreadable(bundle: object, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"The CA bundle {bundle} (AWS_CA_BUNDLE) cannot be read: {error.strerror or error}."
+    )
 
 
 def _method_name(client: Any, operation: str) -> str:

@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import inspect
-import time
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Collection,
-    Iterable,
-    Mapping,
-    Sequence,
-)
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import cycle
-from secrets import token_hex
-from typing import Any, TypeAlias, TypeVar
-
-import orjson
+from typing import Any
 
 from collector.errors import ConfigurationError, CredentialsError, SinkError
 from collector.settings import Settings
-from collector.sinks.base import Kept, Position, Refusal, Row, Run, Sink
-from collector.tables import load_table
-
-_T = TypeVar("_T")
-Make: TypeAlias = Callable[[Run], Sink]
-Seen: TypeAlias = Iterable[Mapping[str, Any] | bytes | str]
-Read: TypeAlias = Callable[[], Seen | Awaitable[Seen]]
-FailNext: TypeAlias = Callable[[int], Awaitable[None] | None]
-Kill: TypeAlias = Callable[[Sink], Awaitable[None] | None]
+from collector.sinks.base import Kept, Position, Row, Run
+from collector.testing.bench import Bench, FailNext, Kill, Make, Read, hold, none_are, reasons
 
 MANY = 3_000
 """Records in the check of a whole run."""
@@ -45,12 +22,6 @@ SIZES = (1, 2, 499, 500, 37, 0, 250)
 TURNS = (0, 1, 2, 4, 8, 16, 32, 64)
 """Turns of the event loop after which a write is cancelled: each catches it at another point."""
 
-_PLACES = (
-    ("111111111111", "us-east-1"),
-    ("111111111111", "eu-west-1"),
-    ("222222222222", "us-east-1"),
-)
-_TEXT = "naïve – Ω≈ç√ – 訓練ジョブ – 🚂 – \u2028 – \\n\"'"  # noqa: RUF001
 _ASIDE = (ConfigurationError, CredentialsError, SinkError)
 
 
@@ -108,7 +79,7 @@ async def check_sink(
 
     ``patience`` is how many seconds each of the checks may take.
     """
-    bench = _Bench(
+    bench = Bench(
         make=make,
         read=read,
         settings=settings or Settings(),
@@ -134,139 +105,7 @@ async def check_sink(
             raise
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Bench:
-    """What `check_sink` was given, and what its checks are made of."""
-
-    make: Make
-    read: Read
-    settings: Settings
-    hides: bool
-    ordered: bool
-    exactly_once: bool
-    limit: int | None
-    fail_next: FailNext | None
-    kill: Kill | None
-    unreachable: Make | None
-
-    def run(self) -> Run:
-        return Run(self.settings.table, f"check-{token_hex(6)}", time.time(), self.settings)
-
-    @cached_property
-    def _columns(self) -> tuple[dict[str, None], str]:
-        """The table's columns, and the one that holds the ARN."""
-        table = load_table(self.settings.table)
-        (arn,) = (column.name for column in table.columns if column.provider == table.arn)
-        return {column.name: None for column in table.columns}, arn
-
-    def row(self, run: Run, number: int, *, attempt: int = 1, size: int = 0) -> Row:
-        """A record of ``run``, padded to ``size`` bytes; each ``attempt`` at it looks different."""
-        columns, key = self._columns
-        account, region = _PLACES[number % len(_PLACES)]
-        arn = f"arn:aws:sagemaker:{region}:{account}:training-job/{run.run_id}-{number:05}"
-        tags = [f"attempt:{attempt}", f"note:{_TEXT}", "pad:"]
-        record = {**columns, key: arn, "account_id": account, "tags": tags}
-        padding = size - len(orjson.dumps(record)) - 1
-        tags[-1] += "x" * max(0, padding)
-        return Row(orjson.dumps(record) + b"\n", arn, account, region)
-
-    def rows(self, run: Run, numbers: Iterable[int], *, attempt: int = 1) -> list[Row]:
-        return [self.row(run, number, attempt=attempt) for number in numbers]
-
-    @asynccontextmanager
-    async def opened(self, run: Run, position: Position | None = None) -> AsyncIterator[Sink]:
-        """A sink that is open, at ``position`` if one is given; closed here only after an error."""
-        sink = self.make(run)
-        _hold(isinstance(sink, Sink), f"{type(sink).__name__} lacks a method of Sink")
-        kept = await sink.open(position)
-        try:
-            wanted = Kept.NOTHING if position is None else Kept.PART
-            _hold(kept is wanted, f"open({position}) returned {kept} in place of {wanted}")
-            yield sink
-        except BaseException:
-            with suppress(Exception):
-                await sink.close(whole=False)
-            raise
-
-    async def put(self, sink: Sink, rows: Sequence[Row]) -> None:
-        """Write rows none of which may be refused."""
-        refused = list(await sink.write(rows) or ())
-        _hold(not refused, f"write refused records within its limit: {_why(refused)}")
-
-    async def flush(self, sink: Sink) -> Position | None:
-        position = await sink.flush()
-        try:
-            kept: Position | None = orjson.loads(orjson.dumps(position))
-        except orjson.JSONEncodeError as error:
-            raise AssertionError(
-                f"the position that flush returned is not JSON: {error}"
-            ) from error
-        _hold(kept == position, f"the position {position} comes back from JSON as {kept}")
-        return kept
-
-    async def close(self, sink: Sink, *, whole: bool) -> None:
-        note = await sink.close(whole=whole)
-        told = note is None or (isinstance(note, str) and bool(note) and "\n" not in note)
-        _hold(told, f"close returned {note!r} in place of one sentence or None")
-
-    async def deliver(self, run: Run, rows: Sequence[Row]) -> None:
-        """A whole run."""
-        async with self.opened(run) as sink:
-            await self.put(sink, rows)
-            await self.flush(sink)
-            await self.close(sink, whole=True)
-
-    async def end(self, sink: Sink) -> None:
-        """The end of the sink's process, as far as it can be had in this one."""
-        if self.kill is not None:
-            await _done(self.kill(sink))
-
-    def forget(self) -> None:
-        """A sink that was dropped does what it does then."""
-        if self.kill is None:
-            gc.collect()
-
-    async def fail(self, requests: int) -> None:
-        if self.fail_next is not None:
-            await _done(self.fail_next(requests))
-
-    async def seen(self, run: Run) -> list[dict[str, Any]]:
-        """The records of ``run`` at the destination."""
-        mark = run.run_id
-        coded = mark.encode()
-        lines = [item for item in await _done(self.read()) if _holds(item, mark, coded)]
-        key = self._columns[1]
-        records = map(_record, lines)
-        return [record for record in records if f"/{mark}-" in str(record.get(key))]
-
-    async def shows_nothing(self, run: Run) -> None:
-        found = await self.seen(run)
-        _hold(not found, f"{len(found)} records are there")
-
-    async def shows(
-        self, run: Run, rows: Sequence[Row], *, once: bool | None = None, or_of: Sequence[Row] = ()
-    ) -> None:
-        """``rows`` are there, ``once`` as promised or as said; of ``or_of``, any may be."""
-        key = self._columns[1]
-        wanted = {row.arn: orjson.loads(row.line) for row in rows}
-        found: dict[str, list[dict[str, Any]]] = {}
-        for record in await self.seen(run):
-            found.setdefault(record[key], []).append(record)
-        _none([arn for arn in wanted if arn not in found], wanted, "are missing")
-        strange = found.keys() - wanted.keys() - {row.arn for row in or_of}
-        _none(strange, found, "should not be there")
-        changed = [arn for arn, record in wanted.items() if record not in found[arn]]
-        _none(changed, wanted, "are not as they were last written")
-        if self.exactly_once if once is None else once:
-            twice = [arn for arn, copies in found.items() if len(copies) > 1]
-            _none(twice, wanted, "are there more than once")
-        if self.ordered:
-            came = [arn for arn in found if arn in wanted]
-            moved = [arn for arn, other in zip(wanted, came, strict=True) if arn != other]
-            _none(moved, wanted, "are out of order")
-
-
-async def _everything_arrives(bench: _Bench) -> None:
+async def _everything_arrives(bench: Bench) -> None:
     """Every record arrives once, unchanged and in order, whatever the batches."""
     run = bench.run()
     rows = bench.rows(run, range(MANY))
@@ -284,7 +123,7 @@ async def _everything_arrives(bench: _Bench) -> None:
     await bench.shows(run, rows, once=True)
 
 
-async def _a_run_may_be_empty(bench: _Bench) -> None:
+async def _a_run_may_be_empty(bench: Bench) -> None:
     """A run without a record ends like any other."""
     for writes in (0, 1):
         run = bench.run()
@@ -296,7 +135,7 @@ async def _a_run_may_be_empty(bench: _Bench) -> None:
         await bench.shows_nothing(run)
 
 
-async def _nothing_shows_early(bench: _Bench) -> None:
+async def _nothing_shows_early(bench: Bench) -> None:
     """Where the sink hides them, records show under the final name at close(whole=True) only."""
     if not bench.hides:
         return
@@ -306,7 +145,7 @@ async def _nothing_shows_early(bench: _Bench) -> None:
     async with bench.opened(run) as sink:
         await bench.put(sink, rows[:500])
         position = await bench.flush(sink)
-        _hold(position is not None, "flush gave no position, and nobody could go on from here")
+        hold(position is not None, "flush gave no position, and nobody could go on from here")
         await bench.put(sink, rows[500:])
         await bench.shows_nothing(run)
         await bench.shows(earlier, before)
@@ -314,7 +153,7 @@ async def _nothing_shows_early(bench: _Bench) -> None:
     await bench.shows(run, rows, once=True)
 
 
-async def _what_is_not_whole_stays_apart(bench: _Bench) -> None:
+async def _what_is_not_whole_stays_apart(bench: Bench) -> None:
     """After close(whole=False) nothing has come or gone under the final name."""
     earlier, run = bench.run(), bench.run()
     before, rows = bench.rows(earlier, range(20)), bench.rows(run, range(40))
@@ -330,7 +169,7 @@ async def _what_is_not_whole_stays_apart(bench: _Bench) -> None:
         await bench.shows(run, rows)
 
 
-async def _what_is_acknowledged_outlives_the_process(bench: _Bench) -> None:
+async def _what_is_acknowledged_outlives_the_process(bench: Bench) -> None:
     """What flush has acknowledged is there, or can be gone on from, however the run was cut off."""
     for flushed_again in (False, True):
         for stopped in (False, True):
@@ -339,14 +178,14 @@ async def _what_is_acknowledged_outlives_the_process(bench: _Bench) -> None:
             position = await _cut_off(bench, run, rows, cut, again=flushed_again, stopped=stopped)
             bench.forget()
             if position is None:
-                _hold(not bench.hides, "its output is hidden, and flush gave no position")
+                hold(not bench.hides, "its output is hidden, and flush gave no position")
                 await bench.shows(run, rows, or_of=cut)
             else:
                 await _go_on_twice(bench, run, position, rows)
 
 
 async def _cut_off(
-    bench: _Bench, run: Run, rows: Sequence[Row], cut: Sequence[Row], *, again: bool, stopped: bool
+    bench: Bench, run: Run, rows: Sequence[Row], cut: Sequence[Row], *, again: bool, stopped: bool
 ) -> Position | None:
     """A run that comes to its end early; where it was when ``rows`` were written.
 
@@ -362,7 +201,7 @@ async def _cut_off(
     return position
 
 
-async def _go_on_twice(bench: _Bench, run: Run, position: Position, rows: Sequence[Row]) -> None:
+async def _go_on_twice(bench: Bench, run: Run, position: Position, rows: Sequence[Row]) -> None:
     """Go on from ``position``, are cut off again, and go on to the end."""
     second, third = bench.rows(run, range(300, 400), attempt=2), bench.rows(run, range(400, 450))
     lost = bench.rows(run, range(400, 410), attempt=3)
@@ -370,7 +209,7 @@ async def _go_on_twice(bench: _Bench, run: Run, position: Position, rows: Sequen
         await bench.flush(sink)
         await bench.put(sink, second)
         later = await bench.flush(sink)
-        _hold(later is not None, "it went on from a position, and gave none itself")
+        hold(later is not None, "it went on from a position, and gave none itself")
         await bench.put(sink, lost)
         await bench.end(sink)
     del sink
@@ -386,7 +225,7 @@ async def _go_on_twice(bench: _Bench, run: Run, position: Position, rows: Sequen
     await bench.shows(run, [*rows, *second, *third], or_of=left)
 
 
-async def _what_is_whole_is_left_alone(bench: _Bench) -> None:
+async def _what_is_whole_is_left_alone(bench: Bench) -> None:
     """Asked to go on with what is whole, the sink says so or begins anew, and changes nothing."""
     run = bench.run()
     rows = bench.rows(run, range(50))
@@ -399,11 +238,11 @@ async def _what_is_whole_is_left_alone(bench: _Bench) -> None:
     again = bench.make(run)
     kept = await again.open(position)
     await bench.close(again, whole=kept is Kept.WHOLE)
-    _hold(kept is not Kept.PART, "open returned Kept.PART: there is nothing to go on with")
+    hold(kept is not Kept.PART, "open returned Kept.PART: there is nothing to go on with")
     await bench.shows(run, rows)
 
 
-async def _faults_pass(bench: _Bench) -> None:
+async def _faults_pass(bench: Bench) -> None:
     """Requests that fail for a while, or in part, are made again, and cost no record."""
     if bench.fail_next is None:
         return
@@ -425,7 +264,7 @@ async def _faults_pass(bench: _Bench) -> None:
         await bench.shows(run, rows)
 
 
-async def _too_long_is_told(bench: _Bench) -> None:
+async def _too_long_is_told(bench: Bench) -> None:
     """A record above the sink's limit is refused by name, and costs no other."""
     if bench.limit is None:
         return
@@ -439,18 +278,20 @@ async def _too_long_is_told(bench: _Bench) -> None:
         await bench.close(sink, whole=True)
     for refusal in refused:
         ours = any(refusal.row is row for row in (*rows, alone))
-        _hold(ours, "a refusal's row is none of those that were written")
+        hold(ours, "a refusal's row is none of those that were written")
         told = bool(refusal.sink and refusal.why) and "\n" not in refusal.sink + refusal.why
-        _hold(told, f"a refusal does not say in one line who refused and why: {_why([refusal])}")
+        hold(told, f"a refusal does not say in one line who refused and why: {reasons([refusal])}")
     names = {refusal.row.arn for refusal in refused}
     fitting = [row.arn for row in rows if len(row.line) <= limit]
-    _none(names.intersection(fitting), fitting, f"were refused within the limit of {limit} bytes")
+    none_are(
+        names.intersection(fitting), fitting, f"were refused within the limit of {limit} bytes"
+    )
     unfit = [rows[5].arn, alone.arn]
-    _none(set(unfit) - names, unfit, f"of {2 * limit} bytes were not refused")
+    none_are(set(unfit) - names, unfit, f"of {2 * limit} bytes were not refused")
     await bench.shows(run, [row for row in rows if row.arn not in names])
 
 
-async def _a_write_may_be_cancelled(bench: _Bench) -> None:
+async def _a_write_may_be_cancelled(bench: Bench) -> None:
     """Cancelled in mid-write, the sink can be closed, leaves no task, and can be gone on with."""
     for turns in TURNS:
         run = bench.run()
@@ -495,7 +336,7 @@ async def _ended(before: set[asyncio.Task[Any]]) -> None:
     raise AssertionError(f"{len(left)} tasks are left: {', '.join(sorted(map(repr, left)))}")
 
 
-async def _closing_twice_does_nothing(bench: _Bench) -> None:
+async def _closing_twice_does_nothing(bench: Bench) -> None:
     """A second close does nothing, whatever it says."""
     for whole in (True, False):
         run = bench.run()
@@ -512,19 +353,19 @@ async def _closing_twice_does_nothing(bench: _Bench) -> None:
             await bench.shows_nothing(run)
 
 
-async def _a_bad_place_is_told_at_once(bench: _Bench) -> None:
+async def _a_bad_place_is_told_at_once(bench: Bench) -> None:
     """A place that cannot be written to is told of in one sentence when the sink is opened."""
     if bench.unreachable is None:
         return
     try:
         sink = bench.unreachable(bench.run())
     except ConfigurationError as error:
-        _hold(_is_sentence(str(error)), f"the error is no sentence: {error!r}")
+        hold(_is_sentence(str(error)), f"the error is no sentence: {error!r}")
         return
     try:
         await sink.open()
     except _ASIDE as error:
-        _hold(_is_sentence(str(error)), f"the error is no sentence: {error!r}")
+        hold(_is_sentence(str(error)), f"the error is no sentence: {error!r}")
     except Exception as error:
         names = ", ".join(kind.__name__ for kind in _ASIDE)
         raise AssertionError(f"open raised {error!r} and none of {names}") from error
@@ -534,7 +375,7 @@ async def _a_bad_place_is_told_at_once(bench: _Bench) -> None:
         await sink.close(whole=False)
 
 
-_CHECKS: tuple[Callable[[_Bench], Awaitable[None]], ...] = (
+_CHECKS: tuple[Callable[[Bench], Awaitable[None]], ...] = (
     _a_bad_place_is_told_at_once,
     _everything_arrives,
     _a_run_may_be_empty,
@@ -553,44 +394,5 @@ def _broken(promise: str, found: str) -> AssertionError:
     return AssertionError(f"A sink's promise is broken. {promise} But {found}.")
 
 
-def _hold(kept: bool, found: str) -> None:
-    if not kept:
-        raise AssertionError(found)
-
-
-def _none(arns: Collection[str], among: Collection[str], what: str) -> None:
-    if arns:
-        first = min(arns).rpartition("/")[2]
-        raise AssertionError(f"{len(arns)} of {len(among)} records {what}, such as {first}")
-
-
-def _why(refused: Sequence[Refusal]) -> str:
-    return "; ".join(f"{refusal.sink!r}, {refusal.why!r}" for refusal in refused[:3])
-
-
 def _is_sentence(text: str) -> bool:
     return text.endswith(".") and "\n" not in text
-
-
-def _holds(item: Mapping[str, Any] | bytes | str, mark: str, coded: bytes) -> bool:
-    """Whether a record that was read may be of the run with this id: most are of others."""
-    if isinstance(item, bytes):
-        return coded in item
-    return not isinstance(item, str) or mark in item
-
-
-def _record(item: Mapping[str, Any] | bytes | str) -> dict[str, Any]:
-    """A record as `read` gave it."""
-    if isinstance(item, Mapping):
-        return dict(item)
-    try:
-        record = orjson.loads(item)
-    except orjson.JSONDecodeError as error:
-        raise AssertionError(f"what was read is no record: {item[:100]!r}") from error
-    _hold(isinstance(record, dict), f"what was read is no record: {item[:100]!r}")
-    return dict(record)
-
-
-async def _done(result: Awaitable[_T] | _T) -> _T:
-    """The result of what may be a coroutine."""
-    return await result if isinstance(result, Awaitable) else result

@@ -218,7 +218,7 @@ def test_an_incremental_run_that_is_killed_reads_what_had_changed_once(
 POINT = """
 import os, signal, sys
 
-from collector import console
+from collector import report_file
 from collector.__main__ import main
 from collector.sinks.file import FileSink
 from collector.store import FolderStore
@@ -241,7 +241,7 @@ POINTS = {
     "after the first save": (FolderStore, "_save", "after"),
     "before it gets its name": (FileSink, "_rename", "before"),
     "after it got its name": (FileSink, "_rename", "after"),
-    "after the report": (console, "write_report", "after"),
+    "after the report": (report_file, "_write_file", "after"),
     "before it has ended": (FolderStore, "release", "before"),
 }
 wrap(*POINTS[sys.argv.pop(1)])
@@ -250,21 +250,21 @@ main()
 
 
 DENIED = (FIRST, ABROAD, "ListTrainingJobs")
-PARTIAL = (SECOND, ABROAD, "DescribeTrainingJob")
+UNDESCRIBED = (SECOND, ABROAD, "DescribeTrainingJob")
 
 
 @pytest.mark.parametrize(
     ("point", "denied"),
     [
-        ("before the first save", (DENIED, PARTIAL)),
-        ("after the first save", (DENIED, PARTIAL)),
-        ("before it gets its name", (DENIED, PARTIAL)),
-        ("after it got its name", (DENIED, PARTIAL)),
+        ("before the first save", (DENIED, UNDESCRIBED)),
+        ("after the first save", (DENIED, UNDESCRIBED)),
+        ("before it gets its name", (DENIED, UNDESCRIBED)),
+        ("after it got its name", (DENIED, UNDESCRIBED)),
         ("after it got its name", (DENIED,)),
-        ("after it got its name", (PARTIAL,)),
+        ("after it got its name", (UNDESCRIBED,)),
         ("after it got its name", ()),
         ("after the report", (DENIED,)),
-        ("before it has ended", (DENIED, PARTIAL)),
+        ("before it has ended", (DENIED, UNDESCRIBED)),
     ],
 )
 def test_a_run_killed_at_its_last_steps_is_told_truly(tmp_path, point, denied):
@@ -275,7 +275,7 @@ def test_a_run_killed_at_its_last_steps_is_told_truly(tmp_path, point, denied):
         (account, region): "complete" for account in estate.accounts for region in estate.regions
     }
     outcomes |= {DENIED[:2]: "denied"} if DENIED in denied else {}
-    outcomes |= {PARTIAL[:2]: "partial"} if PARTIAL in denied else {}
+    outcomes |= {UNDESCRIBED[:2]: "denied"} if UNDESCRIBED in denied else {}
     with FakeAws(estate, denied=denied).in_thread() as aws:
         done = subprocess.run(
             [sys.executable, "-c", POINT, point, *arguments(tmp_path, "--sink", str(path))],
@@ -357,6 +357,27 @@ def test_a_disk_that_fills_up_costs_nothing(aws, tmp_path, name, room):
     assert Counter(map(identity, run.records)) == dict.fromkeys(identities(aws.estate), 1)
     assert_sums(run)
     assert run.report["totals"]["bytes"] == len(content(path))
+
+
+def test_a_lake_on_a_full_disk_is_not_called_complete(aws, tmp_path):
+    """All was read when its one part met the limit: exit 1, and no report that calls it whole."""
+    lake = tmp_path / "lake"
+    sink = ("--sink", f"file://{lake}?codec=none")
+    aws.limits.set("DescribeTrainingJob", None)
+    status, out, err = run_full(aws, 900_000, arguments(tmp_path, *sink))
+    assert (status, out) == (1, "")
+    (error,) = errors(err)
+    assert error.endswith(": File too large.")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["totals"]["emitted"] == 4 * JOBS
+    assert report["complete"] is False
+    assert "did not end by itself: Cannot write to file://" in report["warnings"][0]
+    assert not list(lake.rglob("_manifest*"))
+    run = finish(aws, tmp_path, *sink)
+    assert (run.status, run.report["complete"]) == (0, True)
+    (part,) = lake.rglob("part-*")
+    run.records = [json.loads(line) for line in part.read_bytes().splitlines()]
+    assert Counter(map(identity, run.records)) == dict.fromkeys(identities(aws.estate), 1)
 
 
 def test_a_disk_too_full_for_the_state_stops_the_run(aws, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import io
+import re
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -15,13 +17,15 @@ _NOT_HANDED_ON = {"connection", "content-encoding", "content-length", "host", "t
 
 @dataclass
 class Flaky:
-    """``failing`` requests get a 503; ``every`` so many, one does."""
+    """``failing`` requests get a 503; ``every`` so many, one does, and those ``broken`` all do."""
 
     url: str = ""
     failing: int = 0
     every: int = 0
+    broken: str | None = None
     failed: int = 0
     seen: list[str] = field(default_factory=list)
+    headers: list[Mapping[str, str]] = field(default_factory=list)
 
     def fail_next(self, requests: int) -> None:
         self.failing = requests
@@ -29,29 +33,33 @@ class Flaky:
     def fails(self, request: str) -> bool:
         self.seen.append(request)
         bad = self.failing > 0 or bool(self.every and len(self.seen) % self.every == 0)
+        bad |= self.broken is not None and re.search(self.broken, request) is not None
         self.failing -= self.failing > 0
         self.failed += bad
         return bad
 
 
 @asynccontextmanager
-async def flaky(server: str) -> AsyncIterator[Flaky]:
-    """A proxy before ``server``, a URL."""
+async def flaky(server: str, *, signs: str | None = None) -> AsyncIterator[Flaky]:
+    """A proxy before ``server``, a URL; ``signs`` stands for the authorization of all requests."""
     proxy = Flaky()
 
     async def hand_on(request: web.Request) -> web.Response:
+        proxy.headers.append(request.headers)
         if proxy.fails(f"{request.method} {request.path_qs}"):
             return web.Response(status=503, text="SlowDown")
         headers = {k: v for k, v in request.headers.items() if k.lower() not in _NOT_HANDED_ON}
+        headers |= {"Authorization": signs} if signs else {}
         url = URL(server + request.raw_path, encoded=True)
+        body = io.BytesIO(await request.read())
         async with session.request(
-            request.method, url, headers=headers, data=await request.read(), allow_redirects=False
+            request.method, url, headers=headers, data=body, allow_redirects=False
         ) as answer:
             kept = {k: v for k, v in answer.headers.items() if k.lower() not in _NOT_HANDED_ON}
-            body = await answer.read()
+            content = await answer.read()
             if request.method == "HEAD":
                 kept["Content-Length"] = answer.headers.get("Content-Length", "0")
-            return web.Response(status=answer.status, body=body, headers=kept)
+            return web.Response(status=answer.status, body=content, headers=kept)
 
     app = web.Application(client_max_size=1 << 30)
     app.router.add_route("*", "/{any:.*}", hand_on)

@@ -6,24 +6,20 @@ import asyncio
 import gzip
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import boto3
-import duckdb
-import pyarrow as pa
-import pyarrow.json
 import pytest
 import zstandard
 from moto.server import ThreadedMotoServer
 
-from collector import Collector, Settings
-from collector.errors import ConfigurationError, SinkError
+from collector import Settings
+from collector.errors import ConfigurationError
 from collector.iam import policy, with_delivery
-from collector.schema import arrow_schema, render
-from collector.sinks import objects
-from collector.sinks.base import Kept, Row, Run, open_sink
+from collector.sinks import _layout, _parts, objects
+from collector.sinks.base import Kept, Row, Run, open_sink, permissions
 from collector.tables import load_table
-from collector.testing import Estate, FakeAws, credentials_for
 
 BUCKET = "lake"
 RUN = Run("things", "20260101T000000Z-abcd", 1_767_225_600.0, Settings())
@@ -130,7 +126,7 @@ async def test_parts_and_a_manifest_that_names_them(place, codec):
     found = content()
     assert numbers(found) == list(range(100))
     whole = manifest(found)
-    ending = objects.CODECS[codec]
+    ending = _layout.CODECS[codec]
     assert [part["path"] for part in whole["parts"]] == sorted(
         path for path in found if "part-" in path
     )
@@ -154,7 +150,7 @@ async def test_an_empty_run_is_a_manifest_without_parts(place):
 
 async def test_a_large_part_goes_up_in_pieces(place, monkeypatch):
     """A multipart upload, when there is more than one chunk; nothing is seen before its end."""
-    monkeypatch.setattr(objects, "CHUNK", 5 << 20)
+    monkeypatch.setattr(_parts, "CHUNK", 5 << 20)
     uri, content = place
     sink = open_sink(f"{uri}?codec=none", RUN)
     await sink.open()
@@ -236,7 +232,7 @@ async def test_nothing_read_leaves_nothing(place):
 async def test_old_parts_are_finished(tmp_path):
     """A part that is old enough is put in place, however small."""
     now = 0.0
-    options = objects.Options(objects.TEMPLATE, 1 << 20, 60.0)
+    options = _layout.Options(_layout.TEMPLATE, 1 << 20, 60.0)
     sink = objects.ObjectSink(f"file://{tmp_path}", options, RUN, clock=lambda: now)
     assert sink.flush_every == 60.0
     await sink.open()
@@ -268,57 +264,6 @@ async def test_parts_by_account_and_region(tmp_path, monkeypatch):
     assert f"_manifest-{RUN.run_id}.json" in found
 
 
-async def test_a_failed_upload_is_aborted(bucket, monkeypatch):
-    """Cut off in the middle of a part: no object, and no multipart upload stays behind."""
-    monkeypatch.setattr(objects, "CHUNK", 5 << 20)
-    sink = open_sink(f"s3://{BUCKET}/out?codec=none", RUN)
-    await sink.open()
-    for first in range(0, 12_000, 500):
-        await sink.write(rows(first, 500, 1000))
-    assert bucket.list_multipart_uploads(Bucket=BUCKET).get("Uploads")
-    await sink.close(whole=False)
-    assert not bucket.list_multipart_uploads(Bucket=BUCKET).get("Uploads")
-    assert bucket_content(bucket) == {}
-
-
-async def test_uploads_of_a_killed_run_are_aborted_by_the_next(bucket):
-    """Those of the run that is gone on with; those of others are named."""
-    sink = open_sink(f"s3://{BUCKET}/out", RUN)
-    await sink.open()
-    position = await sink.flush()
-    bucket.create_multipart_upload(Bucket=BUCKET, Key=f"out/{FOLDER}/part-00001.ndjson.gz")
-    again = open_sink(f"s3://{BUCKET}/out", RUN)
-    assert await again.open(position) is Kept.PART
-    assert not bucket.list_multipart_uploads(Bucket=BUCKET).get("Uploads")
-    assert await again.close(whole=True) is None
-
-
-async def test_uploads_of_other_runs_are_named_not_aborted(bucket):
-    """They may be those of a run that is under way: a lifecycle rule is for them."""
-    uri = f"s3://{BUCKET}/out?template=all/{{run_id}}-{{part}}.ndjson"
-    sink = open_sink(uri, RUN)
-    await sink.open()
-    position = await sink.flush()
-    for run_id in (RUN.run_id, "of-another"):
-        bucket.create_multipart_upload(Bucket=BUCKET, Key=f"out/all/{run_id}-00001.ndjson.gz")
-    again = open_sink(uri, RUN)
-    assert await again.open(position) is Kept.PART
-    (left,) = bucket.list_multipart_uploads(Bucket=BUCKET)["Uploads"]
-    assert "of-another" in left["Key"]
-    assert "1 unfinished multipart uploads" in await again.close(whole=True)
-
-
-async def test_encryption_and_acl_are_asked_for(bucket):
-    """kms_key and acl stand on every part."""
-    sink = open_sink(f"s3://{BUCKET}/out?kms_key=alias/lake&acl=bucket-owner-full-control", RUN)
-    await sink.open()
-    await sink.write(rows(0, 3))
-    await sink.close(whole=True)
-    head = bucket.head_object(Bucket=BUCKET, Key=f"out/{FOLDER}/part-00001.ndjson.gz")
-    assert head["ServerSideEncryption"] == "aws:kms"
-    assert head["SSEKMSKeyId"].endswith("alias/lake")
-
-
 @pytest.mark.parametrize(("shard", "name"), [("2/3", "2-of-3"), (None, "1-of-1")])
 async def test_parts_are_named_after_their_shard(tmp_path, shard, name):
     """A template may hold the shard, also where a URI has its braces escaped."""
@@ -345,20 +290,17 @@ async def test_parts_are_named_after_their_shard(tmp_path, shard, name):
         ("s3://b/x?template=a/{part}", "{run_id}"),
         ("s3://b/x?template={nobody}/{run_id}/{part}", "{account_id}"),
         ("gs://b/x?kms_key=k", "s3:// only"),
+        ("s3://b/x?acl=", "acl has no value"),
+        ("s3://b/x?template=a/../{run_id}/{part}", "a name between every two slashes"),
+        ("file:///x?template=a//{run_id}/{part}", "a name between every two slashes"),
     ],
 )
 def test_a_bad_uri_is_one_sentence(uri, words):
     """Unknown and bad options are named before anything is opened."""
-    with pytest.raises(ConfigurationError) as raised:
-        open_sink(uri, RUN)
-    assert words in str(raised.value)
-
-
-@pytest.mark.usefixtures("bucket")
-async def test_a_bucket_that_is_not_there_is_said_at_open():
-    """Before anything is asked of AWS."""
-    with pytest.raises(SinkError, match="no such bucket"):
-        await open_sink("s3://no-such-bucket/x", RUN).open()
+    for use in (partial(open_sink, run=RUN), permissions):
+        with pytest.raises(ConfigurationError) as raised:
+            use(uri)
+        assert words in str(raised.value)
 
 
 def test_permissions_of_a_sink():
@@ -385,51 +327,25 @@ def test_permissions_of_a_sink():
     )
 
 
-@pytest.fixture
-async def delivered(tmp_path, monkeypatch):
-    """Parts of a real crawl, in a folder of the layout of a lake."""
-    keys = credentials_for("111111111111")
-    for name, value in zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), keys, strict=True):
-        monkeypatch.setenv(name, value)
-    async with FakeAws(Estate.generate(1, ("us-east-1",), 120)) as aws:
-        settings = Settings(
-            regions=["us-east-1"], endpoint_url=aws.url, sink=f"file://{tmp_path}/?part_bytes=20KB"
-        )
-        async with Collector(settings) as c:
-            await c.run()
-    assert c.report["totals"]["emitted"] == 120
-    return tmp_path
-
-
-def test_duckdb_reads_the_parts(delivered):
-    """With the DDL that `schema` prints: timestamps, structs and maps are what they should be."""
-    db = duckdb.connect()
-    db.execute(render(load_table(), "duckdb"))
-    parts = f"{delivered}/table=*/dt=*/run=*/part-*.ndjson.gz"
-    db.execute(f"COPY aws_sagemaker_trainingjob FROM '{parts}' (FORMAT json)")
-    count, first, instance, environment = db.execute(
-        "SELECT count(*), year(min(creation_time)), any_value(resource_config.instance_type), "
-        "any_value(map_keys(environment)) FROM aws_sagemaker_trainingjob"
-    ).fetchone()
-    assert count == 120
-    assert first >= 2020
-    assert instance.startswith("ml.")
-    assert isinstance(environment, list)
-    partitions = db.execute(
-        f"SELECT DISTINCT \"table\" FROM read_json('{parts}', hive_partitioning = true)"
-    ).fetchall()
-    assert partitions == [("aws_sagemaker_trainingjob",)]
-
-
-def test_pyarrow_reads_the_parts(delivered):
-    """With the table's own Arrow schema."""
-    (part, *_) = sorted(delivered.glob("table=*/dt=*/run=*/part-*.gz"))
-    schema = arrow_schema(load_table())
-    lines = [json.loads(line) for line in gzip.decompress(part.read_bytes()).splitlines()]
-    assert lines
-    assert {field.name for field in schema} == set(lines[0])
-    plain = pa.json.read_json(pa.input_stream(str(part), compression="gzip"))
-    assert plain.num_rows == len(lines)
+@pytest.mark.parametrize(
+    ("key", "arn"),
+    [
+        (
+            "arn:aws:kms:eu-west-1:1:key/k-1",
+            "arn:aws:kms:eu-west-1:1:key/k-1",
+        ),
+        ("k-1", "arn:*:kms:*:*:key/k-1"),
+        ("alias/lake", "arn:*:kms:*:*:key/*"),
+        (
+            "arn:aws:kms:eu-west-1:1:alias/lake",
+            "arn:aws:kms:eu-west-1:1:key/*",
+        ),
+    ],
+)
+def test_the_policy_names_the_key_itself(key, arn):
+    """A permission on an alias is none on its key: a key that is not known may be any."""
+    (encrypt,) = (p for p in permissions(f"s3://b/x?kms_key={key}") if p.sid == "EncryptParts")
+    assert encrypt.resources == [arn]
 
 
 async def test_a_cancelled_write_can_be_closed(tmp_path):
