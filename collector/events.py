@@ -81,7 +81,7 @@ class CallEnded:
 
 @dataclass(frozen=True, slots=True)
 class JobsUnchanged:
-    """Listed jobs that an earlier run delivered as they are."""
+    """Listed jobs that an earlier run delivered as they are, or that a later one is to read."""
 
     target: Target
     jobs: tuple[Job, ...]

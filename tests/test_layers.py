@@ -92,13 +92,32 @@ ALLOWED: dict[str, set[str]] = {
         "tables",
     },
     "blocking": {"events", "model", "pipeline", "settings"},
+    # The crawl in parts, for engines; and those.
+    "spread": {
+        "aws",
+        "blocking",
+        "crawl",
+        "errors",
+        "events",
+        "extract",
+        "incremental",
+        "model",
+        "objects",
+        "parse",
+        "pipeline",
+        "report",
+        "schema",
+        "settings",
+        "tables",
+    },
+    "spark": {"errors", "model", "schema", "spread", "tables"},
     # The stand-ins know the table that they serve, and nothing of the crawler.
     "testing": {"errors", "model", "settings", "sinks", "tables"},
 }
 """Part of the package to the parts it may import; the command line's own parts may import any."""
 
 ON_TOP = {"__init__", "__main__", "cli", "console", "demo", "plan"}
-LATER = {"telemetry", "spark"}
+LATER = {"telemetry"}
 """Parts that the design names and a release may not have yet."""
 
 
