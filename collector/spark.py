@@ -160,7 +160,11 @@ class TableStream(DataSourceStreamReader, SupportsTriggerAvailableNow):
     def prepareForTriggerAvailableNow(self) -> None:  # noqa: N802
         self._available = _find(self._options)
 
-    def latestOffset(self, start: Any = None, limit: Any = None) -> offsets.Offset:  # noqa: ARG002, N802
+    def latestOffset(  # noqa: N802
+        self,
+        start: offsets.Offset | None = None,
+        limit: Any = None,  # noqa: ARG002
+    ) -> offsets.Offset:
         start = start or self._last  # Spark 4.0 and 4.1 do not say
         found = self._available
         if found is None:

@@ -36,7 +36,8 @@ class Filters:
 
     def add(self, condition: Any) -> None:
         """Take one more condition into account."""
-        path, value = getattr(condition, "attribute", ()), getattr(condition, "value", None)
+        path: tuple[str, ...] = getattr(condition, "attribute", ())
+        value = getattr(condition, "value", None)
         if len(path) != 1 or value is None:
             return
         kind, name = type(condition).__name__, path[0]

@@ -61,7 +61,7 @@ def _unpacked(read: dict[str, str]) -> list[Key]:
 
 def _known(offset: Offset) -> dict[Key, int]:
     """Until when each target has been read."""
-    known: dict[Key, int] = dict.fromkeys(_unpacked(offset["read"]), offset["until"])
+    known: dict[Key, int] = {key: offset["until"] for key in _unpacked(offset["read"])}
     for place, since in offset["away"].items():
         account, _, region = place.partition("/")
         known[account, region] = since

@@ -80,9 +80,8 @@ async def _get(place: str, settings: Settings, *, last: bool) -> list[dict[str, 
             answer = await obstore.get_async(store, path)
             documents.append(orjson.loads(bytes(await answer.bytes_async())))
     except objects.ERRORS as error:
-        raise SinkError(
-            f"The reports in {place} cannot be read: {objects.sentence(error)}."
-        ) from None
+        why = objects.sentence(error)
+        raise SinkError(f"The reports in {place} cannot be read: {why}.") from None
     except orjson.JSONDecodeError as error:
         raise SinkError(f"{place} holds what is no report: {path} ({error}).") from None
     return documents
