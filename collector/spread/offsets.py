@@ -61,7 +61,8 @@ def _unpacked(read: dict[str, str]) -> list[Key]:
 
 def _known(offset: Offset) -> dict[Key, int]:
     """Until when each target has been read."""
-    known: dict[Key, int] = {key: offset["until"] for key in _unpacked(offset["read"])}
+    until: int = offset["until"]
+    known = dict.fromkeys(_unpacked(offset["read"]), until)
     for place, since in offset["away"].items():
         account, _, region = place.partition("/")
         known[account, region] = since

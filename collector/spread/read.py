@@ -54,11 +54,15 @@ class Only:
 
 
 class _Watch:
-    """Remembers the first thing that could not be read, as a sentence, and counts failed jobs."""
+    """Remembers the first thing that could not be read, as a sentence, and counts failed jobs.
 
-    def __init__(self) -> None:
+    ``advice`` is what one can do about it.
+    """
+
+    def __init__(self, advice: str = "mode=permissive reads what can be read") -> None:
         self.sentence: str | None = None
         self._failed = 0
+        self._advice = advice
 
     def __call__(self, event: Event, /) -> None:
         if isinstance(event, JobFailed):
@@ -77,7 +81,7 @@ class _Watch:
         """Raises UnreadError if anything could not be read."""
         if self.sentence is not None:
             count = f"; {self._failed} jobs failed until then" if self._failed > 1 else ""
-            raise UnreadError(f"{self.sentence}{count}. mode=permissive reads what can be read.")
+            raise UnreadError(f"{self.sentence}{count}. {self._advice}.")
 
 
 def check_found(options: Options, found: Found, run: Run) -> None:
@@ -101,7 +105,7 @@ def read_part(options: Options, part: Part, attempt: str) -> Iterator[Any]:
     Raises UnreadError where something could not be read and the mode is failfast, and what
     `collector.collect` raises. Closed early, it leaves no task, no thread and no socket behind.
     """
-    rows, watch = Rows(options.columns), _Watch()
+    rows, watch = Rows(options.columns), _Watch(*_advice(part))
     strict = options.mode == FAILFAST
     jobs = collect(_settings(options, part), observers=[watch], narrow=lambda run: Only(run, part))
     try:
@@ -128,6 +132,11 @@ def read_part(options: Options, part: Part, attempt: str) -> Iterator[Any]:
         _leave(options, part, jobs.report, attempt)
     finally:
         jobs.close()
+
+
+def _advice(part: Part) -> tuple[str, ...]:
+    in_stream = any(span is not None for _, _, span in part.targets)
+    return ("The next attempt reads the same changes",) if in_stream else ()
 
 
 def _leave(options: Options, part: Part, report: dict[str, Any], attempt: str) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import datetime
 
 import duckdb
 import pyarrow.parquet as pq
 import pytest
-from estates import REGIONS, TABLE, estate, load, names, names_in, options, records
+from estates import TABLE, estate, load, names, names_in, options, records
 
 from collector.model import Type
-from collector.schema import render
+from collector.schema import all_columns, render
+from collector.spread.rows import Rows
 from collector.tables import load_table
 from collector.testing import FakeAws, Faults, Limits, credentials_for
 
@@ -26,7 +28,7 @@ def small():
 
 
 @pytest.fixture
-def parquet(spark, tmp_path):
+def parquet(tmp_path):
     """Writes a DataFrame and gives the folder."""
 
     def write(frame):
@@ -34,6 +36,15 @@ def parquet(spark, tmp_path):
         return tmp_path / "jobs"
 
     return write
+
+
+def refusal(action):
+    """What Spark says when it fails."""
+    from pyspark.errors import PySparkException  # noqa: PLC0415 - an extra
+
+    with pytest.raises(PySparkException) as error:
+        action()
+    return str(error.value)
 
 
 def plain(column, value):
@@ -74,7 +85,7 @@ def test_every_job_comes_once_and_whole(spark, parquet, monkeypatch):
 
 
 def test_duckdb_reads_the_types_of_the_table(spark, parquet, small):
-    """DuckDB finds in Spark's Parquet the types that `collector schema --format duckdb` declares."""
+    """DuckDB finds in Parquet the types that `collector schema --format duckdb` declares."""
     folder = parquet(load(spark, small))
     db = duckdb.connect()
     db.execute(render(load_table(), "duckdb"))
@@ -98,9 +109,8 @@ def test_throttling_and_faults_cost_nothing(spark, parquet):
 def test_a_denied_account_fails_the_read_with_one_sentence(spark):
     """By default a target that cannot be read fails the query, and the error says which and why."""
     denied = [(OTHER, "eu-west-1", "ListTrainingJobs")]
-    with FakeAws(estate(2, 8), denied=denied).in_thread() as aws, pytest.raises(Exception) as error:
-        load(spark, aws).collect()
-    said = str(error.value)
+    with FakeAws(estate(2, 8), denied=denied).in_thread() as aws:
+        said = refusal(load(spark, aws).collect)
     assert f"Account {OTHER}, region eu-west-1 could not be read whole (denied)" in said
     assert "ListTrainingJobs" in said
     assert credentials_for(CALLER)[1] not in said
@@ -124,3 +134,117 @@ def test_permissive_reads_the_rest_and_reports_what_is_missing(spark, tmp_path):
     assert "ListTrainingJobs" in found[OTHER, "eu-west-1"]["error"]
     assert found[CALLER, "us-east-1"]["emitted"] == 8
     assert len({row["run_id"] for row in found.values()}) == 1
+
+
+def test_the_schema_is_the_tables(spark, small):
+    """Spark's schema is that of `collector schema --format spark`, and Arrow's the same again."""
+    from pyspark.sql.pandas.types import to_arrow_schema  # noqa: PLC0415 - an extra
+    from pyspark.sql.types import StructType  # noqa: PLC0415
+
+    for added in ({}, {"meta": True}, {"extra": True}):
+        text = render(load_table(), "spark", **added)
+        declared = StructType.fromJson(json.loads(text))
+        given = {name: {"extra": "keep"}.get(name, "true") for name in added}
+        assert load(spark, small, **given).schema == declared
+        columns = all_columns(load_table(), **added)
+        assert Rows(columns).schema.equals(to_arrow_schema(declared, timezone="UTC"))
+
+
+def test_a_schema_may_name_fewer_columns(spark, small):
+    """A schema of the user's own is read where its types are the table's, and refused elsewhere."""
+    reader = spark.read.format(TABLE).options(**options(small))
+    narrow = reader.schema("creation_time TIMESTAMP, training_job_name STRING").load()
+    assert len(narrow.collect()) == 2 * 3 * 8
+    assert "GetResources" not in small.calls
+    said = refusal(reader.schema("creation_time STRING").load().collect)
+    assert "The column creation_time is timestamp, not string." in said
+
+
+def test_wrong_options_are_refused_when_the_table_is_loaded(spark, small):
+    """An unknown option is named with the nearest one, before anything is read."""
+    said = refusal(lambda: load(spark, small, rolname="x"))
+    assert "There is no option rolname; did you mean roleName?" in said
+    assert not small.calls
+
+
+def test_filters_spare_calls_where_they_are_pushed(spark, small, monkeypatch):
+    """With push_filters, other accounts are not called, and other jobs not described."""
+    from collector.spark import PUSHDOWN, register  # noqa: PLC0415 - an extra
+
+    register(spark, push_filters=True)
+    try:
+        frame = load(spark, small)
+        one = frame.where(
+            f"account_id = '{OTHER}' and training_job_arn like 'arn:aws:sagemaker:us-%' "
+            "and creation_time >= timestamp '2025-06-01 00:00:00'"
+        ).collect()
+        called = {key[:2] for key in small.calls_by if key[2] == "ListTrainingJobs"}
+        described = small.calls["DescribeTrainingJob"]
+        failed = load(spark, small).where("training_job_status = 'Failed'").collect()
+        nothing = load(spark, small).where(
+            "creation_time < timestamp '2020-01-01' and creation_time > timestamp '2021-01-01'"
+        )
+        assert nothing.collect() == []
+    finally:
+        spark.conf.set(PUSHDOWN, "false")
+        register(spark)
+    expected = records(small, *credentials_for(CALLER), monkeypatch)
+    assert called == {(OTHER, "us-east-1"), (OTHER, "us-west-2")}
+    assert described < 2 * 8
+    assert names_in(one) == names_in(
+        record
+        for record in expected
+        if record["account_id"] == OTHER
+        and record["creation_time"] >= "2025-06-01T04:00:00.000Z"  # the session is in New York
+        and ":us-" in record["training_job_arn"]
+    )
+    assert one
+    assert names_in(failed) == names_in(
+        record for record in expected if record["training_job_status"] == "Failed"
+    )
+
+
+def test_the_same_query_without_pushing_gives_the_same_rows(spark, small):
+    """Two queries of one DataFrame are both right: so filters are not pushed by default."""
+    frame = load(spark, small)
+    one = frame.where(f"account_id = '{OTHER}'")
+    both = one.union(frame.where(f"account_id = '{CALLER}'"))
+    assert (one.count(), both.count(), frame.count()) == (24, 48, 48)
+
+
+def test_a_limit_ends_the_crawl(spark):
+    """Ten rows of very many: the tasks that read the rest stop, and with them their calls."""
+    with FakeAws(estate(1, 4_000), latency=0.02).in_thread() as aws:
+        assert len(load(spark, aws).limit(10).collect()) == 10
+        for _ in range(200):
+            calls = aws.calls.total()
+            time.sleep(0.5)
+            if aws.calls.total() == calls:
+                break
+        assert aws.calls["DescribeTrainingJob"] < 3 * 4_000
+
+
+def test_no_secret_is_in_a_plan(spark, small):
+    """Keys are nowhere in what Spark shows of a query, and not in what it sends to its tasks."""
+    frame = load(spark, small)
+    plan = frame._jdf.queryExecution().toString()
+    sent = b"".join(bytes(part) for part in pickled_partitions(small))
+    assert b"us-east-1" in sent
+    for secret in credentials_for(CALLER):
+        assert secret not in plan
+        assert secret.encode() not in sent
+
+
+def pickled_partitions(aws):
+    """What goes to the tasks: the reader and its partitions, as the planner makes them."""
+    from pyspark.cloudpickle import dumps  # noqa: PLC0415 - an extra
+
+    from collector.spark import TableSource  # noqa: PLC0415
+
+    source = type("Source", (TableSource,), {"table": TABLE})(options(aws))
+    with pytest.MonkeyPatch.context() as patch:
+        access_key, secret_key = credentials_for(CALLER)
+        patch.setenv("AWS_ACCESS_KEY_ID", access_key)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", secret_key)
+        reader = source.reader(source.schema())
+        return [dumps(reader), *map(dumps, reader.partitions())]
