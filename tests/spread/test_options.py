@@ -12,6 +12,7 @@ from collector.spread.options import _REFUSED, camel, read_options, report_optio
 from collector.tables import load_table
 
 TABLE = load_table()
+PLACES = "s3://, gs://, az://"
 
 
 def refusal(**given):
@@ -79,8 +80,7 @@ def test_every_setting_is_an_option_or_is_refused_with_a_reason():
         ({"columns": "tag"}, "There is no column 'tag'; did you mean tags?"),
         (
             {"reportPath": "hdfs://x"},
-            "reportPath: takes a folder that all machines see, "
-            "or s3://, gs://, az://, not 'hdfs://x'.",
+            f"reportPath: takes a folder that all machines see, or {PLACES}, not 'hdfs://x'.",
         ),
     ],
 )
