@@ -103,11 +103,12 @@ def read_part(options: Options, part: Part, attempt: str) -> Iterator[Any]:
     """The records of ``part`` as batches; ``attempt`` names this reading among all of the part.
 
     Raises UnreadError where something could not be read and the mode is failfast, and what
-    `collector.collect` raises. Closed early, it leaves no task, no thread and no socket behind.
+    `Collector.records` raises. Closed early, it leaves no task, no thread and no socket behind.
     """
     rows, watch = Rows(options.columns), _Watch(*_advice(part))
     strict = options.mode == FAILFAST
-    jobs = collect(_settings(options, part), observers=[watch], narrow=lambda run: Only(run, part))
+    settings = _settings(options, part)
+    jobs = Collection(Collector(settings, observers=[watch], narrow=lambda run: Only(run, part)))
     try:
         batch: list[Record] = []
         for record in jobs:
