@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """What Spark's processes inherit: the caller's keys and nothing else of AWS."""
     folder = tmp_path_factory.mktemp("spark")
     access_key, secret_key = credentials_for(CALLER)
@@ -61,11 +61,15 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             "PYSPARK_PYTHON": sys.executable,
         }.items():
             patch.setenv(name, value)
-        yield
+        yield dict(os.environ)
 
 
 @pytest.fixture(scope="module")
-def spark(request: pytest.FixtureRequest, environment: None, tmp_path_factory) -> Iterator[Any]:  # noqa: ARG001
+def spark(
+    request: pytest.FixtureRequest,
+    environment: dict[str, str],  # noqa: ARG001
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Any]:
     """A session on the module's MASTER, with every table registered."""
     from pyspark.sql import SparkSession  # noqa: PLC0415 - an extra
 
