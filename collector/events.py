@@ -92,7 +92,7 @@ class RateChanged:
 
 @dataclass(frozen=True, slots=True)
 class JobsUnchanged:
-    """Listed jobs that an earlier run delivered as they are."""
+    """Listed jobs that an earlier run delivered as they are, or that a later one is to read."""
 
     target: Target
     jobs: tuple[Job, ...]

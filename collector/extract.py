@@ -166,6 +166,9 @@ class TargetCrawl:
 
     def _list_from(self) -> float | None:
         coverage, after = self._start.coverage, self._plan.created_after
+        if self._start.span is not None:
+            span, horizon = self._start.span, self._plan.horizon
+            return incremental.span_from(span, after=after, horizon=horizon)
         if coverage is None:
             return after
         start = incremental.list_from(coverage, after=after, horizon=self._plan.horizon)
@@ -175,7 +178,9 @@ class TargetCrawl:
     async def run(self) -> None:
         """Crawl the target. Raises SinkError alone; every other failure is an outcome."""
         started = self._client.clock()
-        self._observe(TargetStarted(self._target, self._start.coverage is not None))
+        span = self._start.span
+        in_part = self._start.coverage is not None or (span is not None and span.since > 0)
+        self._observe(TargetStarted(self._target, in_part))
         try:
             await self._crawl()
         except asyncio.CancelledError:
@@ -285,7 +290,9 @@ class TargetCrawl:
         return to_describe
 
     def _is_unchanged(self, job: Job) -> bool:
-        coverage = self._start.coverage
+        coverage, span = self._start.coverage, self._start.span
+        if span is not None:
+            return not incremental.falls_in(job, span)
         return coverage is not None and incremental.unchanged(
             job, coverage, terminal=self._table.terminal, overlap=self._plan.overlap
         )
@@ -410,6 +417,10 @@ class TargetCrawl:
         if created is not None and abs(created - job.created) >= SAME_JOB:
             self._replaced(job, created)
             return
+        if self._has_changed_since(job, answer):
+            self._leave(job)
+            self._observe(JobsUnchanged(self._target, (job,)))
+            return
         values = tags[job.arn] if job.arn in tags else await self._tags_of(job)
         notes = Notes()
         record = self._flatten(answer, self._target.account.id, values, notes)
@@ -423,6 +434,14 @@ class TargetCrawl:
         await self._deliver(self._target, job, record)
         self._leave(job)
         self._observe(JobEmitted(self._target))
+
+    def _has_changed_since(self, job: Job, answer: Wire) -> bool:
+        """Whether it changed after it was listed, and after its span: a later one will bring it."""
+        span, modified = self._start.span, epoch_seconds(answer.get(self._table.modified))
+        if span is None or modified is None or job.modified is None:
+            return False
+        # Only if they truly differ: one time that is rounded in two ways must not lose the job.
+        return modified >= span.until and modified - job.modified >= SAME_JOB
 
     def _replaced(self, job: Job, created: float) -> None:
         """The listed job was deleted, and its name given to another one.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from collector.model import Coverage, Job
+from collector.model import Coverage, Job, Span
 
 MARGIN = 2.0
 """Seconds kept clear of the edges of a span: filters are exclusive, and may see whole seconds."""
@@ -39,3 +39,21 @@ def unchanged(job: Job, coverage: Coverage, *, terminal: Collection[str], overla
         and (coverage.after is None or job.created > coverage.after + MARGIN)
         and (coverage.before is None or job.created < coverage.before - MARGIN)
     )
+
+
+def span_from(span: Span, *, after: float | None, horizon: float) -> float | None:
+    """Creation time that the list of what changed in ``span`` starts after."""
+    if span.since <= 0:
+        return after
+    return list_from(Coverage(span.since - MARGIN), after=after, horizon=horizon)
+
+
+def falls_in(job: Job, span: Span) -> bool:
+    """Whether the latest change of ``job``, as listed, is one of ``span``.
+
+    So every change falls in one of the spans that follow each other, and a job that changes again
+    in a later one. Where a list has no time of change, a job falls in every span it has lived to.
+    """
+    if job.modified is None:
+        return job.created < span.until
+    return span.since <= max(job.created, job.modified) < span.until

@@ -202,17 +202,27 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """From ``since`` to just before ``until``, in epoch seconds of the service's clock."""
+
+    since: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """Where the crawl of a target begins; by default at the beginning.
 
-    ``coverage`` need not be read again. The others belong to a crawl that was cut off: when it
-    had started by the service's clock, its cursor, and the jobs before that which are not settled.
+    ``coverage`` need not be read again; of a crawl with ``span``, only what was created or changed
+    in it is read. The others belong to a crawl that was cut off: when it had started by the
+    service's clock, its cursor, and the jobs before that which are not settled.
     """
 
     coverage: Coverage | None = None
     as_of: float | None = None
     cursor: Cursor | None = None
     pending: tuple[Job, ...] = ()
+    span: Span | None = None
 
 
 class Outcome(StrEnum):

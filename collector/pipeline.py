@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -178,13 +178,19 @@ class Collector:
 
     Leaving the block early leaves no task and no socket behind. With state, leaving it is what
     ends the run: until then the same run can be gone on with. ``observers`` are told of every
-    event (see `collector.events`). A Collector runs once.
+    event (see `collector.events`). ``narrow`` makes of what is known from earlier runs what this
+    one begins with, as for a run that is to read some targets only. A Collector runs once.
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, observers: Iterable[Observer] = ()
+        self,
+        settings: Settings | None = None,
+        *,
+        observers: Iterable[Observer] = (),
+        narrow: Callable[[History], History] | None = None,
     ) -> None:
         self._settings = settings or Settings()
+        self._narrow = narrow
         self._report = Report()
         self._observers: tuple[Observer, ...] = (self._report, *observers)
         self._journal = Journal(self._settings, None, output="")
@@ -351,7 +357,7 @@ class Collector:
         if sink is not None:
             kept = await self._open(sink)
         journal.begin(kept, flush_every=getattr(sink, "flush_every", 0.0))
-        self._history = journal
+        self._history = self._narrow(journal) if self._narrow else journal
         if failures is not None:
             self._history = Retry(journal, failures)
             settings = settings.model_copy(update=failures.narrowing())

@@ -56,6 +56,9 @@ METRICS = ("otel", "emf")
 
 _ORGANIZATION_UNIT = re.compile(r"(ou-[0-9a-z]{4,32}-[0-9a-z]{8,32}|r-[0-9a-z]{4,32})")
 
+_Layer = tuple[Callable[[str], str], dict[str, Any]]
+"""How a setting is written in a place, and what stands there."""
+
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 Redactions = Annotated[dict[str, Literal["values", "matching"]], BeforeValidator(parse_pairs)]
 Words = Annotated[tuple[str, ...], BeforeValidator(parse_words)]
@@ -485,11 +488,24 @@ def load_settings(
     Where none of them says which shard this is, ``environ`` may (see `collector.shards`). Raises
     ConfigurationError that names every unknown or bad key, and where it stands.
     """
-    layers = (
+    layers: tuple[_Layer, ...] = (
         (lambda path: "--" + path.replace("_", "-"), dict(flags)),
         (lambda path: ENV_PREFIX + path.upper(), _from_environment(environ or {})),
         (lambda path: f"{file}: {path}", _from_file(file) if file else {}),
     )
+    return _checked(layers)
+
+
+def settings_from(values: Mapping[str, Any], spelled: Callable[[str], str]) -> Settings:
+    """Settings from ``values`` alone; ``spelled`` says how a setting's name is written there.
+
+    Raises ConfigurationError that names every bad one.
+    """
+    return _checked(((spelled, dict(values)),))
+
+
+def _checked(layers: tuple[_Layer, ...]) -> Settings:
+    """Settings of ``layers``, the first of which wins."""
     values: dict[str, Any] = {}
     for _, layer in reversed(layers):
         values.update(layer)
@@ -553,7 +569,7 @@ _KINDS = {
 }
 
 
-def _explain(item: Any, layers: Iterable[tuple[Callable[[str], str], dict[str, Any]]]) -> str:
+def _explain(item: Any, layers: Iterable[_Layer]) -> str:
     """One sentence for one pydantic error: where the value stands and what is wrong with it."""
     message = _KINDS.get(item["type"], str(item["msg"]).removeprefix("Value error, "))
     if item["type"] == "literal_error":

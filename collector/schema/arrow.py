@@ -80,29 +80,34 @@ def arrow_schema(table: Table, *, extra: bool = False, meta: bool = False) -> An
 
     Raises ConfigurationError if pyarrow is not installed.
     """
+    return columns_schema(all_columns(table, extra=extra, meta=meta))
+
+
+def columns_schema(columns: tuple[Column, ...], unit: str = "ms") -> Any:
+    """As `arrow_schema`, of any columns, with times in ``unit``."""
     try:
         pa = import_module("pyarrow")
     except ImportError as error:
         raise ConfigurationError(
             "An Arrow schema object needs pyarrow: install it with `pip install pyarrow`."
         ) from error
-    return pa.schema(_fields(pa, all_columns(table, extra=extra, meta=meta)))
+    return pa.schema(_fields(pa, columns, unit))
 
 
-def _fields(pa: ModuleType, columns: tuple[Column, ...]) -> list[Any]:
-    return [pa.field(column.name, _type(pa, column)) for column in columns]
+def _fields(pa: ModuleType, columns: tuple[Column, ...], unit: str) -> list[Any]:
+    return [pa.field(column.name, _type(pa, column, unit)) for column in columns]
 
 
-def _type(pa: ModuleType, column: Column) -> Any:
+def _type(pa: ModuleType, column: Column, unit: str) -> Any:
     if column.fields:
-        struct = pa.struct(_fields(pa, column.fields))
+        struct = pa.struct(_fields(pa, column.fields, unit))
         return struct if column.type is Type.STRUCT else pa.list_(struct)
     simple = {
         Type.INT32: pa.int32(),
         Type.INT64: pa.int64(),
         Type.FLOAT: pa.float64(),
         Type.BOOLEAN: pa.bool_(),
-        Type.TIMESTAMP: pa.timestamp("ms", tz="UTC"),
+        Type.TIMESTAMP: pa.timestamp(unit, tz="UTC"),
         Type.LIST_STRING: pa.list_(pa.string()),
         Type.MAP_STRING_STRING: pa.map_(pa.string(), pa.string()),
     }
