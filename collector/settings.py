@@ -493,7 +493,7 @@ def load_settings(
         (lambda path: ENV_PREFIX + path.upper(), _from_environment(environ or {})),
         (lambda path: f"{file}: {path}", _from_file(file) if file else {}),
     )
-    return _checked(layers)
+    return _checked(layers, environ or {})
 
 
 def settings_from(values: Mapping[str, Any], spelled: Callable[[str], str]) -> Settings:
@@ -501,15 +501,15 @@ def settings_from(values: Mapping[str, Any], spelled: Callable[[str], str]) -> S
 
     Raises ConfigurationError that names every bad one.
     """
-    return _checked(((spelled, dict(values)),))
+    return _checked(((spelled, dict(values)),), {})
 
 
-def _checked(layers: tuple[_Layer, ...]) -> Settings:
-    """Settings of ``layers``, the first of which wins."""
+def _checked(layers: tuple[_Layer, ...], environ: Mapping[str, str]) -> Settings:
+    """Settings of ``layers``, the first of which wins, and of a shard that ``environ`` names."""
     values: dict[str, Any] = {}
     for _, layer in reversed(layers):
         values.update(layer)
-    values["shard"] = with_environment(values.get("shard"), environ or {})
+    values["shard"] = with_environment(values.get("shard"), environ)
     try:
         return Settings(**values)
     except ValidationError as error:
