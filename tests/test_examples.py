@@ -45,6 +45,15 @@ RUN = {
         "test_examples.py::test_shards_are_the_whole"
     ),
     "Job retries": "test_docs.py::test_retry_policies_fit_their_services",
+    "spark batch": "spark/test_spark_examples.py::test_the_readmes_examples_run",
+    "spark stream": "spark/test_spark_examples.py::test_the_readmes_examples_run",
+    "spark report": "spark/test_spark_examples.py::test_the_readmes_report_is_read",
+    "athena": "test_lake.py::test_latest_has_the_newest_record_of_each_job",
+    "telemetry": "test_docs.py::test_the_telemetry_example_traces_what_the_readme_says",
+    "cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible "
+    "--output-file sbom.cdx.json config/constraints.txt": (
+        "test_container.py::test_the_bill_of_materials_is_valid_and_whole"
+    ),
     "table": "test_docs.py::test_the_table_example_is_a_table",
     "sink": "test_docs.py::test_the_sink_example_is_installed_and_run",
     "testing": "test_docs.py::test_the_testing_example_passes",
@@ -64,6 +73,10 @@ RUN = {
 """A block's label, or its first line if it has none, to the test that runs it."""
 
 NOT_RUN = {
+    # Every command of the AWS CLI is held against the API's model by test_deploying.py.
+    **dict.fromkeys(
+        (body.splitlines()[0] for _, _, body in BLOCKS if body.startswith("aws ")), "needs AWS"
+    ),
     "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/collector demo": (
         "installs; `.ci/run` does the same, and test_docs.py holds the two together"
     ),
@@ -71,14 +84,33 @@ NOT_RUN = {
         "installs; its words are those of `.ci/run`"
     ),
     "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]'": "installs, as the above",
-    "docker build -t aws-resource-collector .": "needs a container engine",
+    'docker build --build-arg REVISION="$(git rev-parse HEAD)" -t aws-resource-collector .': (
+        "needs a container engine: tests/container/check.py, by hand"
+    ),
+    "docker build --build-arg BASE=mirror.example.com/python:3.12.12-slim-bookworm "
+    "--secret id=pip,src=pip.conf -t aws-resource-collector .": "needs one, as the above",
     "docker run --rm aws-resource-collector run --regions us-east-1 --created-after 90d": (
         "needs a container engine; its arguments are parsed by test_docs.py"
     ),
-    "aws cloudformation create-stack-set --stack-set-name inventory-reader \\": (
-        "needs AWS; parameters are held against the template by test_docs.py"
+    "apt-get install podman debootstrap": "installs what tests/container/check.py needs",
+    "uv pip compile --universal --python-version 3.11 --generate-hashes --only-binary :all: "
+    "--extra otel -o config/constraints.txt pyproject.toml": (
+        "asks the index; test_container.py holds what it made against pyproject.toml"
     ),
-    "aws cloudformation deploy --stack-name inventory-reader \\": "needs AWS, as the above",
+    "pip install --require-hashes -r config/constraints.txt && pip install --no-deps .": (
+        "installs; tests/container/check.py does the same"
+    ),
+    "pip-audit --strict --require-hashes --disable-pip -r config/constraints.txt": (
+        "asks a service for what is known of vulnerabilities"
+    ),
+    "pip install 'aws-resource-collector[otel]'": "installs; an extra of pyproject.toml",
+    "kubectl apply -f config/deploy/kubernetes/common.yaml "
+    "-f config/deploy/kubernetes/cronjob.yaml": (
+        "needs a cluster; test_kubernetes.py holds the files against its API"
+    ),
+    "collector iam-policy --caller --role-name InventoryReader --sink s3://my-lake/inventory/ \\": (
+        "needs AWS; test_deploying.py and test_docs.py hold its commands against what they call"
+    ),
     "python -m collector.testing --accounts 3 --jobs 1000": (
         "serves until it is stopped; its flags are checked by test_docs.py"
     ),

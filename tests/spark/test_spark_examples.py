@@ -30,7 +30,6 @@ def example(label, aws, folder):
     """A block of the README: it reads the stand-in, and writes below ``folder``."""
     (source,) = re.findall(rf"<!-- {label} -->\n```python\n(.*?)```", README, re.DOTALL)
     place = f'roleName="InventoryReader", endpointUrl="{aws.url}", numPartitions="2"'
-    assert 'roleName="InventoryReader"' in source
     return source.replace('roleName="InventoryReader"', place).replace("s3a://lake", str(folder))
 
 
@@ -46,6 +45,26 @@ def test_the_readmes_examples_run(spark, aws, tmp_path):
             name for _, _, name in names(aws.estate)
         )
         assert table.num_rows == len(found)
+
+
+def test_the_readmes_report_is_read(spark, aws, tmp_path):
+    """Of a permissive read, the example brings a row for each target, with its outcome."""
+    aws.policy.denied = [(aws.estate.accounts[1], "eu-west-1", "ListTrainingJobs")]
+    options = {
+        "accounts": ",".join(aws.estate.accounts),
+        "regions": ",".join(aws.estate.regions),
+        "roleName": ROLE,
+        "endpointUrl": aws.url,
+        "numPartitions": "2",
+        "mode": "permissive",
+        "reportPath": str(tmp_path / "reports"),
+    }
+    spark.read.format("aws_sagemaker_trainingjob").options(**options).load().count()
+    source = example("spark report", aws, tmp_path).replace("s3://lake", str(tmp_path))
+    shared = {"spark": spark}
+    exec("report = " + source.strip(), shared)
+    outcomes = Counter(row["outcome"] for row in shared["report"].collect())
+    assert outcomes == {"complete": 2 * 3 - 1, "denied": 1}
 
 
 def test_the_readmes_options_are_the_sources():
