@@ -392,7 +392,7 @@ class Collector:
         stream = _Stream()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._write(sink, stream))
-            self._task = group.create_task(self._fill(stream))
+            group.create_task(self._fill(stream))
 
     def stop(self) -> None:
         """Start nothing more; what is under way is finished, delivered and reported."""
@@ -441,6 +441,8 @@ class Collector:
         async def deliver(target: Target, job: Job, record: Record) -> None:
             await stream.put((target, job, record))
 
+        # Only now to be cancelled: a task that was before its first step would not end the stream.
+        self._task = asyncio.current_task()
         listening = True
         try:
             if self._crawl is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -10,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import ROLE, Run, assert_sums, environment, identities, identity, start
+from harness import ROLE, Run, assert_sums, environment, identities, identity, settings, start
 
+from collector import Collector
 from collector.testing import Estate, FakeAws, Limits
 
 JOBS = 150
@@ -235,3 +237,20 @@ def test_a_reader_of_text_that_goes_away_ends_it_quietly(words):
         process.wait(timeout=20)
     assert "Traceback" not in err
     assert "Exception" not in err
+
+
+async def test_a_stop_just_before_the_first_step_of_the_crawl(tmp_path):
+    """Whenever a run is stopped, it ends: also between the state's being read and the crawl."""
+    with FakeAws(Estate.generate(1, REGIONS, 5)).in_thread() as aws:
+        async with Collector(settings(aws, sink=str(tmp_path / "jobs.ndjson"))) as c:
+            write = c._write
+
+            async def stop_and_write(*given):  # the sink's task has its first step before
+                c.stop()
+                await write(*given)
+
+            c._write = stop_and_write
+            async with asyncio.timeout(10):
+                await c.run()
+    assert c.complete is False
+    assert c.report["totals"]["emitted"] == 0
