@@ -23,6 +23,7 @@ FAILFAST, PERMISSIVE = "failfast", "permissive"
 _OWN = ("columns", "mode", "numPartitions", "pollEvery", "reportPath")
 _SHOWN = "the engine has its own log"
 _WHOLE = "a batch reads everything, and a stream keeps its offsets in its checkpoint"
+_MEASURED = "the engine has its own metrics"
 _REFUSED = {
     "table": "the format's name is the table's",
     "sink": "the engine writes the records",
@@ -34,6 +35,9 @@ _REFUSED = {
     "state": _WHOLE,
     "full": _WHOLE,
     "full_every": _WHOLE,
+    "shard": "numPartitions spreads the targets",
+    "metrics": _MEASURED,
+    "metrics_file": _MEASURED,
     "progress": _SHOWN,
     "log_format": _SHOWN,
     "log_level": _SHOWN,

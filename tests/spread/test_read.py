@@ -154,6 +154,8 @@ def test_a_denied_target_fails_with_one_sentence_that_names_it(aws):
     assert said.startswith(f"Account {OTHER[0]}, region {OTHER[1]} could not be read whole (denied")
     assert "ListTrainingJobs" in said
     assert said.endswith("mode=permissive reads what can be read.")
+    with pytest.raises(UnreadError):
+        read(aws, OTHER)  # also where no record comes after it
 
 
 def test_a_job_that_fails_fails_the_part(aws):
