@@ -552,6 +552,15 @@ def test_files_that_the_readme_names_exist():
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def test_links_within_the_page_lead_somewhere():
+    """Each link to a section is to one that is there, by the name that a renderer gives it."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL), re.M)
+    anchors = {re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in headings}
+    links = re.findall(r"\]\(#([^)]*)\)", TEXT)
+    assert len(links) > 10
+    assert set(links) <= anchors
+
+
 def test_tests_behind_the_promises_exist():
     """Each promise names its tests, and they are there."""
     rows = table_rows("promise | test")
