@@ -554,7 +554,9 @@ def test_files_that_the_readme_names_exist():
 
 def test_links_within_the_page_lead_somewhere():
     """Each link to a section is to one that is there, by the name that a renderer gives it."""
-    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL), re.M)
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL), re.MULTILINE
+    )
     anchors = {re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in headings}
     links = re.findall(r"\]\(#([^)]*)\)", TEXT)
     assert len(links) > 10
