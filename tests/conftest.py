@@ -6,7 +6,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-import botocore.loaders
+import botocore.session
 import pytest
 
 from collector.testing import ManualClock
@@ -26,13 +26,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-_create_loader = cache(botocore.loaders.create_loader)
+_create_loader = cache(botocore.session.create_loader)
 
 
 @pytest.fixture(autouse=True)
 def read_models_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK reads its service models once for all tests, not once for each of their sessions."""
-    monkeypatch.setattr(botocore.loaders, "create_loader", _create_loader)
+    monkeypatch.setattr(botocore.session, "create_loader", _create_loader)
 
 
 @pytest.fixture
