@@ -177,9 +177,10 @@ def run(config: Path | None, **params: Any) -> None:
     """
 
     def action() -> int:
+        settings = _settings(params, config)  # first: what is wrong with it is said at once
         from collector import console  # noqa: PLC0415
 
-        return console.run(_settings(params, config))
+        return console.run(settings)
 
     _guarded(action)
 

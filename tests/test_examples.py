@@ -347,6 +347,7 @@ def in_python(source, environ, folder, *, after=""):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_pandas_frame(environ, tmp_path):
     """A row for each job, times as times, and hours by status."""
     source = EXAMPLES["example: pandas"]
@@ -357,6 +358,7 @@ def test_a_pandas_frame(environ, tmp_path):
     assert dtype.startswith("datetime64")
 
 
+@pytest.mark.slow
 def test_a_dlt_resource(environ, tmp_path):
     """The pipeline loads the jobs, and a second run of it merges them into the same rows."""
     source = EXAMPLES["example: dlt"]
@@ -371,6 +373,7 @@ def test_a_dlt_resource(environ, tmp_path):
     assert count == distinct > 0
 
 
+@pytest.mark.slow
 def test_a_task_of_airflow(environ, estate, tmp_path):
     """Airflow takes the file for a DAG, and its task returns the ARNs of jobs that have failed."""
     ask = (

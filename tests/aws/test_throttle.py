@@ -395,7 +395,7 @@ async def test_measured_is_what_refusals_have_shown(clock):
     """Only a limit that was met and measured has a rate, by operation, in two digits."""
     limits = Limits(clock=clock, sleep=clock.sleep, caps={})
     unmet = limits.of((*SCOPE[:2], "ListTags"))
-    await drive(clock, unmet, Bucket(clock, lambda _: 1e6, 1e6), 5)
+    await drive(clock, unmet, Bucket(clock, lambda _: 1e6, 1e6), 1)
     await drive(clock, limits.of(SCOPE), Bucket(clock, lambda _: 20.0, 20.0), 60)
     operations = (SCOPE[2], "ListTags", "ListTrainingJobs")
     found = limits.measured(*SCOPE[:2], operations)

@@ -249,7 +249,7 @@ CELLS: dict[str, Cell] = {
             "vanish": 0.03,
             "seed": 5,
         },
-        rates={"DescribeTrainingJob": (300, 10), "*": (50, 20)},
+        rates={"DescribeTrainingJob": (400, 20), "*": (50, 20)},
         minutes=10,
         fake={"session_seconds": 2, "tag_index_lag": 3000},
         options=IMPATIENT,
