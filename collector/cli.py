@@ -324,9 +324,9 @@ def report() -> None:
     "--output", metavar="URI", help="Write it here, as `run --report` does, not to stdout."
 )
 def merge(reports: tuple[str, ...], output: str | None) -> None:
-    """Make one report of several, as of all shards; each is a path, s3://, gs:// or az://.
+    """Make one report of several, as of all shards.
 
-    Exit status 3 if the whole is not complete: a part is not, or a shard is missing.
+    Each REPORT is a path, s3://, gs:// or az://. Exit status 3 if the whole is not complete: a part is not, or a shard is missing.
     """
 
     def action() -> int:
