@@ -326,13 +326,14 @@ def report() -> None:
 def merge(reports: tuple[str, ...], output: str | None) -> None:
     """Make one report of several, as of all shards.
 
-    Each REPORT is a path, s3://, gs:// or az://. Exit status 3 if the whole is not complete: a part is not, or a shard is missing.
+    Each REPORT is a path, s3://, gs:// or az://. Exit status 3 if the whole is not complete: a
+    part is not, or a shard is missing.
     """
 
     def action() -> int:
-        import asyncio  # noqa: PLC0415
+        from collector.signals import run_until_told  # noqa: PLC0415
 
-        return asyncio.run(_merged(reports, output))
+        return run_until_told(_merged(reports, output))
 
     _guarded(action)
 

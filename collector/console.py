@@ -112,10 +112,10 @@ class _Process:
     async def main(self) -> int:
         """The whole run; returns the exit status. Raises CollectorError."""
         loop = asyncio.get_running_loop()
-        if self._settings.report is not None:
-            await check_report(self._settings.report, self._settings)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
+        if self._settings.report is not None:
+            await check_report(self._settings.report, self._settings)
         try:
             status = await self._main()
         finally:

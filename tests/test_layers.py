@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     # What is known of a table and of the settings, and the pure parts of the stream.
     "tables": {"errors", "model"},
     "parse": set(),
+    "signals": set(),
     "text": set(),
     "shards": {"errors"},
     "settings": {"errors", "model", "parse", "shards", "tables"},

@@ -28,6 +28,7 @@ from collector.plan.grants import obstacle
 from collector.plan.model import Lack, Preflight, TargetPlan
 from collector.plan.probe import Probe, refuse
 from collector.settings import Settings
+from collector.signals import run_until_told
 from collector.state import State, TargetState
 from collector.tables import load_table
 
@@ -47,7 +48,7 @@ def run(settings: Settings, *, as_json: bool) -> int:
     log.configure(settings.log_format, settings.log_level)
     impatient = {"give_up_after": min(PATIENCE, settings.give_up_after)}
     try:
-        plan = asyncio.run(look(settings.model_copy(update=impatient)))
+        plan = run_until_told(look(settings.model_copy(update=impatient)))
     except BaseExceptionGroup as errors:
         raise first_error(errors) from errors
     if as_json:
