@@ -6,8 +6,6 @@ import json
 import re
 from pathlib import Path
 
-from cfnlint.decode import decode_str
-
 DEPLOY = Path(__file__).parents[1] / "config/deploy"
 
 PSEUDO = {
@@ -21,6 +19,8 @@ NOTHING = object()
 
 def load(name):
     """A template of config/deploy by its file's name."""
+    from cfnlint.decode import decode_str
+
     template, problems = decode_str((DEPLOY / name).read_text(encoding="utf-8"))
     assert not problems
     return json.loads(json.dumps(template))

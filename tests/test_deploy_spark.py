@@ -8,8 +8,6 @@ from pathlib import Path
 
 import botocore.session
 from botocore.validate import ParamValidator
-from cfnlint.api import ManualArgs, lint_file
-from cfnlint.decode import decode_str
 
 from collector.iam import policy
 from collector.spread.options import read_options
@@ -20,6 +18,8 @@ TEMPLATE = FOLDER / "emr-serverless.yaml"
 
 
 def template():
+    from cfnlint.decode import decode_str
+
     document, problems = decode_str(TEMPLATE.read_text(encoding="utf-8"))
     assert not problems
     return document
@@ -42,6 +42,8 @@ def lowered(value):
 
 def test_the_template_is_sound():
     """cfn-lint finds nothing to say about it, not even in passing."""
+    from cfnlint.api import ManualArgs, lint_file
+
     assert lint_file(TEMPLATE, config=ManualArgs(include_checks=["I"])) == []
 
 

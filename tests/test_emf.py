@@ -6,7 +6,6 @@ import io
 import json
 import sys
 
-import jsonschema
 import pytest
 from structlog.testing import capture_logs
 
@@ -81,6 +80,8 @@ def check(text: bytes) -> dict:
     assert text.count(b"\n") == 1
     assert len(text) <= emf.MOST_BYTES
     line = json.loads(text)
+    import jsonschema
+
     jsonschema.validate(line, LINE)
     for directive in line["_aws"]["CloudWatchMetrics"]:
         for dimensions in directive["Dimensions"]:

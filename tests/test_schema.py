@@ -7,7 +7,6 @@ import sys
 from datetime import datetime
 
 import duckdb
-import jsonschema
 import orjson
 import pyarrow as pa
 import pytest
@@ -100,6 +99,8 @@ def test_an_unknown_format_is_refused_with_the_nearest():
 
 @pytest.fixture(scope="module")
 def validator():
+    import jsonschema
+
     document = json.loads(render(TABLE, "json-schema"))
     cls = jsonschema.Draft202012Validator
     cls.check_schema(document)
@@ -114,6 +115,8 @@ def test_json_schema_accepts_records(validator):
 
 def test_json_schema_describes_added_columns():
     """The JSON schema with the added columns accepts records that have them."""
+    import jsonschema
+
     document = json.loads(render(TABLE, "json-schema", extra=True, meta=True))
     for record in records(extra=True, meta=True):
         jsonschema.Draft202012Validator(document).validate(record)

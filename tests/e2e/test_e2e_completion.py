@@ -90,7 +90,7 @@ def test_other_shells_are_told_the_same(shell):
 
 def test_every_choice_of_a_setting_is_offered():
     """Each setting that takes one of some words offers them all."""
-    from collector.completion import _values  # noqa: PLC0415 - beside what it is held against
+    from collector.completion import _values
 
     for name, field in setting_fields().items():
         metavar = field.json_schema_extra["metavar"]

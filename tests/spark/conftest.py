@@ -71,9 +71,9 @@ def spark(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Any]:
     """A session on the module's MASTER, with every table registered."""
-    from pyspark.sql import SparkSession  # noqa: PLC0415 - an extra
+    from pyspark.sql import SparkSession
 
-    from collector.spark import register  # noqa: PLC0415
+    from collector.spark import register
 
     builder = SparkSession.builder.master(request.module.MASTER).config(map=SETTINGS)
     warehouse = str(tmp_path_factory.mktemp("warehouse"))

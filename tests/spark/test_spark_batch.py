@@ -40,7 +40,7 @@ def parquet(tmp_path):
 
 def refusal(action):
     """What Spark says when it fails."""
-    from pyspark.errors import PySparkException  # noqa: PLC0415 - an extra
+    from pyspark.errors import PySparkException
 
     with pytest.raises(PySparkException) as error:
         action()
@@ -138,8 +138,8 @@ def test_permissive_reads_the_rest_and_reports_what_is_missing(spark, tmp_path):
 
 def test_the_schema_is_the_tables(spark, small):
     """Spark's schema is that of `collector schema --format spark`, and Arrow's the same again."""
-    from pyspark.sql.pandas.types import to_arrow_schema  # noqa: PLC0415 - an extra
-    from pyspark.sql.types import StructType  # noqa: PLC0415
+    from pyspark.sql.pandas.types import to_arrow_schema
+    from pyspark.sql.types import StructType
 
     for added in ({}, {"meta": True}, {"extra": True}):
         text = render(load_table(), "spark", **added)
@@ -169,7 +169,7 @@ def test_wrong_options_are_refused_when_the_table_is_loaded(spark, small):
 
 def test_filters_spare_calls_where_they_are_pushed(spark, small, monkeypatch):
     """With push_filters, other accounts are not called, and other jobs not described."""
-    from collector.spark import PUSHDOWN, register  # noqa: PLC0415 - an extra
+    from collector.spark import PUSHDOWN, register
 
     wanted = list(small.estate.jobs(OTHER, "us-west-2"))[5]
     created = small.estate.describe(OTHER, "us-west-2", wanted)["CreationTime"]
@@ -233,9 +233,9 @@ def test_no_secret_is_in_a_plan(spark, small):
 
 def pickled_partitions(aws):
     """What goes to the tasks: the reader and its partitions, as the planner makes them."""
-    from pyspark.cloudpickle import dumps  # noqa: PLC0415 - an extra
+    from pyspark.cloudpickle import dumps
 
-    from collector.spark import TableSource  # noqa: PLC0415
+    from collector.spark import TableSource
 
     source = type("Source", (TableSource,), {"table": TABLE})(options(aws))
     with pytest.MonkeyPatch.context() as patch:
