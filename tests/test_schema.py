@@ -218,9 +218,11 @@ def test_spark_types():
     }
 
 
+@pytest.mark.slow
 def test_spark_reads_its_schema():
     """Spark takes the JSON for a StructType and gives it back unchanged."""
-    types = pytest.importorskip("pyspark.sql.types")
+    from pyspark.sql import types
+
     document = json.loads(render(TABLE, "spark", extra=True, meta=True))
     assert types.StructType.fromJson(document).jsonValue() == document
 
