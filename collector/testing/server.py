@@ -32,6 +32,10 @@ _CUT = ("reset", "hang")
 """Faults after which there is no answer at all."""
 
 
+_ROUNDS = 5
+"""Turns of the loop in which a connection that was accepted is made."""
+
+
 class FakeAws(World):
     """Serves ``estate`` on 127.0.0.1, as an async context manager or by ``in_thread``.
 
@@ -119,6 +123,9 @@ class FakeAws(World):
 
     async def __aexit__(self, *_: object) -> None:
         if self._runner is not None:
+            # asyncio (3.11) drops connections that it has just accepted when their server closes.
+            for _turn in range(_ROUNDS):
+                await asyncio.sleep(0)
             await self._runner.cleanup()
             self._runner = None
 

@@ -1,6 +1,7 @@
 import asyncio
 import ipaddress
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -103,3 +104,14 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
         key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return folder / "certificate.pem", folder / "key.pem"
+
+
+def test_who_connects_in_the_last_moment_is_hung_up_on():
+    """A server that ends leaves no connection open, however late it was accepted."""
+    for _ in range(10):
+        with FakeAws(Estate.generate(1, ("us-east-1",), 1)).in_thread() as aws:
+            place = ("127.0.0.1", int(aws.url.rpartition(":")[2]))
+            late = [socket.create_connection(place, timeout=5) for _ in range(4)]
+        for connection in late:
+            with connection:
+                assert connection.recv(1) == b""
